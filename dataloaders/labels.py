@@ -1,0 +1,213 @@
+"""Pseudo-labels on disk: beside the shards, a file per shard, a row per question.
+
+``<data>/labels/<name>/meta.json`` says what made them; it is written last, so a folder without it
+is not a label set.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from dataloaders.errors import DataError
+from dataloaders.index import write_atomic
+from dataloaders.manifest import describe
+
+LABELS_VERSION = 1
+META_NAME = "meta.json"
+_REMEDY = "make them with `gcg label`"
+_FROZEN = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class LabelMeta(BaseModel):
+    """What a label set was made by and for. ``data``: the fingerprint of the data set."""
+
+    model_config = _FROZEN
+
+    version: int = LABELS_VERSION
+    encoder: str
+    num_frames: int = Field(ge=1)
+    num_moments: int = Field(ge=1)
+    strategy: str
+    writer: str
+    data: str
+
+
+class Label(BaseModel):
+    """A question's label: the event description, K rising frame numbers in 0..T-1, and the T
+    similarities between frames and description they were chosen by."""
+
+    model_config = _FROZEN
+
+    video: str
+    question: str
+    description: str = Field(min_length=1)
+    moments: tuple[int, ...]
+    similarity: tuple[float, ...]
+
+
+class LabelSet:
+    """Reads a label set. Safe from several threads.
+
+    Args:
+        folder: where ``meta.json`` lies.
+        max_shards: shards whose labels are kept in memory.
+
+    Raises:
+        DataError: no label set there, or one of another version.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], *, max_shards: int = 256):
+        self.folder = Path(folder)
+        self.meta = self._read_meta()
+        self._max_shards = max_shards
+        self._lock = threading.Lock()
+        self._shards: OrderedDict[str, dict[tuple[str, str], Label]] = OrderedDict()
+
+    def _read_meta(self) -> LabelMeta:
+        path = self.folder / META_NAME
+        try:
+            meta = LabelMeta.model_validate_json(path.read_bytes())
+        except OSError:
+            raise DataError(f"{path}: missing: not a label set; {_REMEDY}") from None
+        except ValidationError as error:
+            raise DataError(f"{path}: {describe(error)}; {_REMEDY}") from None
+        if meta.version != LABELS_VERSION:
+            raise DataError(
+                f"{path}: version: {meta.version}: this release reads {LABELS_VERSION}; {_REMEDY}"
+            )
+        return meta
+
+    def check(
+        self,
+        *,
+        encoder: str | None = None,
+        num_frames: int | None = None,
+        num_moments: int | None = None,
+        strategy: str | None = None,
+        data: str | None = None,
+    ) -> None:
+        """Raise DataError unless the labels were made with these values (None: not checked)."""
+        wanted = {
+            "encoder": encoder,
+            "num_frames": num_frames,
+            "num_moments": num_moments,
+            "strategy": strategy,
+            "data": data,
+        }
+        for name, value in wanted.items():
+            made_with = getattr(self.meta, name)
+            if value is not None and value != made_with:
+                raise DataError(
+                    f"{self.folder / META_NAME}: {name}: the labels were made with {made_with!r}, "
+                    f"this run has {value!r}; {_REMEDY} again"
+                )
+
+    def for_shard(self, stem: str) -> Mapping[tuple[str, str], Label]:
+        """The labels of a shard by (video id, question id).
+
+        Raises:
+            DataError: the file is missing, or a row breaks a rule (``file:line``).
+        """
+        with self._lock:
+            if stem in self._shards:
+                self._shards.move_to_end(stem)
+                return self._shards[stem]
+        labels = self._read_shard(self.folder / f"{stem}.jsonl")
+        with self._lock:
+            self._shards[stem] = labels
+            if len(self._shards) > self._max_shards:
+                self._shards.popitem(last=False)
+        return labels
+
+    def find(self, stem: str, video: str, question: str) -> Label:
+        """One question's label.
+
+        Raises:
+            DataError: it has none.
+        """
+        label = self.for_shard(stem).get((video, question))
+        if label is None:
+            raise DataError(
+                f"{self.folder / stem}.jsonl: video {video!r}, question {question!r}: no label; "
+                f"every question that is trained on needs one; {_REMEDY} again"
+            )
+        return label
+
+    def _read_shard(self, path: Path) -> dict[tuple[str, str], Label]:
+        labels: dict[tuple[str, str], Label] = {}
+        try:
+            lines = path.read_bytes().splitlines()
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({error.strerror}); {_REMEDY}") from None
+        for number, line in enumerate(lines, start=1):
+            try:
+                label = Label.model_validate_json(line)
+            except ValidationError as error:
+                raise DataError(f"{path}:{number}: {describe(error)}; {_REMEDY} again") from None
+            check_label(label, self.meta, f"{path}:{number}")
+            labels[label.video, label.question] = label
+        return labels
+
+
+def check_label(label: Label, meta: LabelMeta, where: str) -> None:
+    """Raise DataError unless a label has K rising frames below T and T similarities."""
+    moments = list(label.moments)
+    rising = moments == sorted(set(moments))
+    if len(moments) != meta.num_moments or not rising:
+        raise DataError(
+            f"{where}: moments: {moments}: must be {meta.num_moments} rising frame numbers"
+        )
+    if moments[0] < 0 or moments[-1] >= meta.num_frames:
+        raise DataError(f"{where}: moments: {moments}: must lie in 0..{meta.num_frames - 1}")
+    if len(label.similarity) != meta.num_frames:
+        raise DataError(
+            f"{where}: similarity: {len(label.similarity)} values: must be {meta.num_frames}"
+        )
+
+
+def write_labels(
+    folder: str | os.PathLike[str],
+    meta: LabelMeta,
+    rows_by_shard: Mapping[str, Iterable[Label]] | Iterable[tuple[str, Iterable[Label]]],
+) -> int:
+    """Write a label set; returns the number of labels.
+
+    Args:
+        rows_by_shard: shard stem -> labels, as a mapping or as pairs that may be made on the fly.
+
+    Raises:
+        DataError: a label that does not fit ``meta``, or a question labelled twice.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / META_NAME).unlink(missing_ok=True)
+    pairs = rows_by_shard.items() if isinstance(rows_by_shard, Mapping) else rows_by_shard
+    total = 0
+    for stem, labels in pairs:
+        path = folder / f"{stem}.jsonl"
+        seen: set[tuple[str, str]] = set()
+        lines = []
+        for label in labels:
+            where = f"{path}: video {label.video!r}, question {label.question!r}"
+            check_label(label, meta, where)
+            if (label.video, label.question) in seen:
+                raise DataError(f"{where}: labelled twice; a question has one label")
+            seen.add((label.video, label.question))
+            lines.append(_dump(label))
+        write_atomic(path, "".join(lines))
+        total += len(lines)
+    write_atomic(folder / META_NAME, meta.model_dump_json(indent=1) + "\n")
+    return total
+
+
+def _dump(label: Label) -> str:
+    row = label.model_dump()
+    row["similarity"] = [round(value, 5) for value in label.similarity]
+    return json.dumps(row, ensure_ascii=False, separators=(",", ":")) + "\n"

@@ -1,0 +1,76 @@
+"""The arithmetic of a global batch: what has to divide what."""
+
+from __future__ import annotations
+
+from dataloaders.errors import DataError
+
+
+def divisors(number: int) -> list[int]:
+    return [d for d in range(1, number + 1) if number % d == 0]
+
+
+def check_minimum(name: str, value: int, least: int) -> None:
+    """Raise DataError unless ``value`` is a whole number of at least ``least``."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise DataError(f"{name}: {value!r}: must be a whole number of at least {least}")
+
+
+def check_layout(
+    *,
+    num_streams: int,
+    global_batch: int,
+    world_size: int = 1,
+    micro_batch: int | None = None,
+    contrast_group: int = 1,
+) -> None:
+    """Check the counts of visits against each other; cheap, so do it before a worker starts.
+
+    Args:
+        num_streams: C, canonical streams.
+        global_batch: G, visits of an optimizer step over all ranks.
+        world_size: W.
+        micro_batch: visits of one forward pass on one rank; by default the rank's whole share.
+        contrast_group: consecutive visits of a stream that are each other's negatives.
+
+    Raises:
+        DataError: the first rule that is broken, with values that would fit.
+    """
+    check_minimum("data.streams", num_streams, 1)
+    check_minimum("data.global_batch", global_batch, 1)
+    check_minimum("data.contrast_group", contrast_group, 1)
+    if global_batch % num_streams:
+        below = global_batch // num_streams * num_streams
+        near = ", ".join(str(n) for n in (below, below + num_streams) if n)
+        raise DataError(
+            f"data.global_batch: {global_batch}: must be a multiple of data.streams = "
+            f"{num_streams}; use {near.replace(', ', ' or ')}"
+        )
+    if world_size < 1 or num_streams % world_size:
+        raise DataError(
+            f"world_size: {world_size}: must divide data.streams = {num_streams}; use one of "
+            f"{_some(divisors(num_streams))}"
+        )
+    share = global_batch // num_streams
+    if share % contrast_group:
+        raise DataError(
+            f"data.contrast_group: {contrast_group}: must divide a stream's part of a global "
+            f"batch, {share} visits; use one of {_some(divisors(share))}"
+        )
+    if micro_batch is not None:
+        _check_micro(micro_batch, global_batch // world_size, contrast_group)
+
+
+def _check_micro(micro_batch: int, per_rank: int, contrast_group: int) -> None:
+    check_minimum("data.micro_batch", micro_batch, 1)
+    if per_rank % micro_batch or micro_batch % contrast_group:
+        fitting = [d for d in divisors(per_rank) if d % contrast_group == 0]
+        raise DataError(
+            f"data.micro_batch: {micro_batch}: must divide a rank's part of a global batch, "
+            f"{per_rank} visits, and be a multiple of data.contrast_group = {contrast_group}; "
+            f"use one of {_some(fitting)}"
+        )
+
+
+def _some(numbers: list[int]) -> str:
+    shown = ", ".join(map(str, numbers[:12]))
+    return shown if len(numbers) <= 12 else f"{shown}, ..., {numbers[-1]}"

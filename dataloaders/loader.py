@@ -1,0 +1,260 @@
+"""The training loader: plan -> read -> decode -> collate, ahead of the consumer in threads."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, NamedTuple
+
+from dataloaders.batch import Batch, Collator, VisitData
+from dataloaders.errors import DataError
+from dataloaders.fetch import ClipDecoder, Fetcher
+from dataloaders.labels import LabelSet
+from dataloaders.layout import check_layout, check_minimum
+from dataloaders.plan import Plan
+from dataloaders.prefetch import Job, Prefetcher
+from dataloaders.quarantine import BadSample, Quarantine
+from dataloaders.source import Source
+from dataloaders.visits import Visit
+
+logger = logging.getLogger(__name__)
+
+STATE_VERSION = 1
+MAX_REPLACEMENTS = 8
+
+
+@dataclass(frozen=True)
+class StepBatch:
+    """A rank's part of one global batch, in micro-batches."""
+
+    epoch: int
+    step: int
+    micro: list[Batch]
+
+    @property
+    def num_pairs(self) -> int:
+        """Question-video pairs of this rank; sum over ranks for the global number."""
+        return sum(batch.num_pairs for batch in self.micro)
+
+
+class _Loaded(NamedTuple):
+    data: VisitData | None  # None: every replacement was bad too
+    bad: list[BadSample]
+
+
+class Loader:
+    """Yields ``StepBatch`` for step after step and epoch after epoch, without end.
+
+    Args:
+        source: the packed data set; not closed here.
+        plan: the order, made for the same source.
+        collate: makes micro-batches.
+        decoder: makes frames of clips.
+        num_frames: T, frames sampled of each clip.
+        rank, world_size: this process; the world size must divide the plan's streams.
+        micro_batch: visits of one forward pass; by default the rank's whole part.
+        contrast_group: consecutive visits of a stream that are each other's negatives. A video
+            that is in a group twice (or replaces a bad one in it) stands alone the second time.
+        labels: pseudo-labels; every question needs one.
+        quarantine: policy for bad samples; by default the default budget and no file.
+        decode_threads: clips decoded at a time.
+        prefetch_steps: steps held ready at most, which bounds the memory.
+
+    The position moves when a step is handed over, never on prefetch: ``state_dict`` taken after
+    step n, loaded into a new loader at any world size that fits, gives step n + 1 next.
+    Close it, or use it as a context manager, to end its threads.
+
+    Raises:
+        DataError: values that do not fit each other; while iterating, a spent budget of bad
+            samples, a question without label, a damaged index.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        plan: Plan,
+        collate: Collator,
+        decoder: ClipDecoder,
+        *,
+        num_frames: int,
+        rank: int = 0,
+        world_size: int = 1,
+        micro_batch: int | None = None,
+        contrast_group: int = 1,
+        labels: LabelSet | None = None,
+        quarantine: Quarantine | None = None,
+        decode_threads: int = 4,
+        prefetch_steps: int = 2,
+    ):
+        check_layout(
+            num_streams=plan.num_streams,
+            global_batch=plan.global_batch,
+            world_size=world_size,
+            micro_batch=micro_batch,
+            contrast_group=contrast_group,
+        )
+        check_minimum("data.decode_threads", decode_threads, 1)
+        check_minimum("data.prefetch_steps", prefetch_steps, 1)
+        self._streams = plan.streams_of(rank, world_size)
+        self._source = source
+        self._plan = plan
+        self._collate = collate
+        self._fetcher = Fetcher(source, labels, num_frames, decoder)
+        self._num_frames = num_frames
+        self._rank = rank
+        self._world_size = world_size
+        self._micro_batch = micro_batch or plan.global_batch // world_size
+        self._contrast_group = contrast_group
+        self.quarantine = quarantine if quarantine is not None else Quarantine()
+        self._threads = decode_threads
+        self._depth = prefetch_steps
+        self._position = (0, 0)
+        self._prefetcher: Prefetcher[StepBatch] | None = None
+        self.last_wait_s = 0.0
+        leftover = plan.leftover(0)
+        if leftover * 10 > plan.total_visits:
+            logger.warning(
+                "%s: %d of %d visits are left over in each epoch: pack more and smaller shards, "
+                "or use fewer streams",
+                source.name, leftover, plan.total_visits,
+            )  # fmt: skip
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """(epoch, step) of the step that is handed over next."""
+        return self._position
+
+    @property
+    def plan(self) -> Plan:
+        return self._plan
+
+    def __iter__(self) -> Iterator[StepBatch]:
+        return self
+
+    def __next__(self) -> StepBatch:
+        """The next step. ``last_wait_s`` is then the seconds the caller waited for it."""
+        if self._prefetcher is None:
+            jobs = self._jobs(*self._position)
+            self._prefetcher = Prefetcher(jobs, threads=self._threads, depth=self._depth)
+        batch = next(self._prefetcher)
+        self.last_wait_s = self._prefetcher.last_wait_s
+        self._position = self._plan.advance(batch.epoch, batch.step)
+        return batch
+
+    def _jobs(self, epoch: int, step: int) -> Iterator[Job[StepBatch]]:
+        while True:
+            shares = self._plan.visits(epoch, step, self._rank, self._world_size)
+            parts = [
+                partial(self._load, epoch, step, stream * self._plan.share + i, visit)
+                for stream, visits in zip(self._streams, shares, strict=True)
+                for i, visit in enumerate(visits)
+            ]
+            yield Job(parts, partial(self._assemble, epoch, step))
+            epoch, step = self._plan.advance(epoch, step)
+
+    def _load(self, epoch: int, step: int, position: int, visit: Visit) -> _Loaded:
+        """One visit, or a replacement that depends on nothing but its place in the run."""
+        bad: list[BadSample] = []
+        for attempt in range(MAX_REPLACEMENTS + 1):
+            clip = self._fetcher.clip(visit.shard, visit.sample)
+            if not isinstance(clip, BadSample):
+                video = clip.video
+                chosen = self._plan.questions(epoch, visit, len(video.questions))
+                questions = [video.questions[i] for i in chosen]
+                labels = self._fetcher.labels(visit.shard, video, questions)
+                group = position // self._contrast_group
+                return _Loaded(VisitData(video, questions, labels, *clip.frames, group), bad)
+            bad.append(clip)
+            visit = self._plan.replacement(epoch, step, position, attempt)
+        return _Loaded(None, bad)
+
+    def _assemble(self, epoch: int, step: int, loaded: list[_Loaded]) -> StepBatch:
+        visits: list[VisitData] = []
+        for data, bad in loaded:
+            for sample in bad:
+                self.quarantine.bad(sample)
+            if data is None:
+                raise DataError(
+                    f"{self._source.name}: epoch {epoch}, step {step}: {len(bad)} clips tried for "
+                    f"one visit and all bad (last: {bad[-1].shard}: {bad[-1].key}: "
+                    f"{bad[-1].reason}); repair the data and run `gcg pack` again"
+                )
+            self.quarantine.good()
+            visits.append(data)
+        visits = self._separate_twins(visits)
+        micro = [
+            self._collate(visits[i : i + self._micro_batch], epoch)
+            for i in range(0, len(visits), self._micro_batch)
+        ]
+        return StepBatch(epoch, step, micro)
+
+    def _separate_twins(self, visits: Sequence[VisitData]) -> list[VisitData]:
+        """Give a video's second visit in a contrast group a group of its own: its frames are no
+        negatives for the same video. The number depends on the global batch alone."""
+        num_groups = self._plan.global_batch // self._contrast_group
+        seen: dict[tuple[int, str], int] = {}
+        out = []
+        for visit in visits:
+            times = seen.setdefault((visit.group, visit.video.id), 0)
+            seen[visit.group, visit.video.id] += 1
+            out.append(replace(visit, group=visit.group + times * num_groups))
+        return out
+
+    def _fingerprint(self) -> dict[str, Any]:
+        return {
+            "data": self._source.fingerprint,
+            **self._plan.parameters(),
+            "num_frames": self._num_frames,
+            "contrast_group": self._contrast_group,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position and what it is a position in; plain JSON values, the same on all ranks."""
+        epoch, step = self._position
+        return {
+            "version": STATE_VERSION,
+            "epoch": epoch,
+            "step": step,
+            "fingerprint": self._fingerprint(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go to a position; constant time, nothing is replayed.
+
+        Raises:
+            DataError: the state is of another version, data set or plan. World size, micro-batch
+                and threads may differ: the global batches are the same.
+        """
+        if state.get("version") != STATE_VERSION:
+            raise DataError(
+                f"loader state: version: {state.get('version')!r}: this release reads "
+                f"{STATE_VERSION}; resume with the release that wrote it"
+            )
+        saved = state.get("fingerprint", {})
+        for name, value in self._fingerprint().items():
+            if saved.get(name) != value:
+                raise DataError(
+                    f"loader state: data.{name}: the checkpoint has {saved.get(name)!r}, this run "
+                    f"{value!r}; resume with the same value, or start a new run"
+                )
+        epoch, step = int(state["epoch"]), int(state["step"])
+        if epoch < 0 or not 0 <= step < self._plan.steps_per_epoch(epoch):
+            raise DataError(
+                f"loader state: ({epoch}, {step}): no such epoch and step; the state is damaged"
+            )
+        self.close()
+        self._position = (epoch, step)
+
+    def close(self) -> None:
+        """End the threads; iterating again goes on at ``position``."""
+        if self._prefetcher is not None:
+            self._prefetcher.close()
+            self._prefetcher = None
+
+    def __enter__(self) -> Loader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,135 @@
+"""Policy for samples that cannot be read or decoded: note them, count them, stop past a budget."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from dataloaders.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class BadSample:
+    """One failure and where it came from."""
+
+    data: str
+    shard: str
+    key: str
+    reason: str
+
+
+class Quarantine:
+    """Records bad samples and enforces a budget. Counts are in visits, since the run began or
+    resumed. Safe from several threads.
+
+    Args:
+        path: JSON Lines, one line per distinct sample, appended at once; None keeps no file.
+            Give each rank a file of its own: appending is not atomic on network file systems.
+        max_bad_share: the largest share of bad visits, 0..1.
+        max_consecutive: the most bad visits in a row: a lost shard shows here first.
+        min_seen: the share is taken of at least this many visits, so that one bad clip among the
+            first few does not stop a run.
+
+    Raises:
+        DataError: a budget that is not a number in its range.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        max_bad_share: float = 0.01,
+        max_consecutive: int = 16,
+        min_seen: int = 200,
+    ):
+        if not 0 <= max_bad_share <= 1:
+            raise DataError(f"data.max_bad_share: {max_bad_share}: must be a share, 0 to 1")
+        if max_consecutive < 1:
+            raise DataError(f"data.max_consecutive: {max_consecutive}: must be at least 1")
+        self.path = Path(path) if path is not None else None
+        self.max_bad_share = max_bad_share
+        self.max_consecutive = max_consecutive
+        self.min_seen = min_seen
+        self._lock = threading.Lock()
+        self._seen = 0
+        self._bad = 0
+        self._consecutive = 0
+        self._known = self._read_known()
+
+    def _read_known(self) -> set[tuple[str, str, str]]:
+        """What earlier attempts of the run wrote: a resumed run does not write it again."""
+        known: set[tuple[str, str, str]] = set()
+        if self.path is None or not self.path.exists():
+            return known
+        for line in self.path.read_text(encoding="utf-8").splitlines():
+            try:
+                row = json.loads(line)
+                known.add((row["data"], row["shard"], row["key"]))
+            except (ValueError, KeyError, TypeError):
+                continue  # the half line of a run that was killed
+        return known
+
+    def good(self) -> None:
+        """Count a visit whose clip was fine."""
+        with self._lock:
+            self._seen += 1
+            self._consecutive = 0
+
+    def bad(self, sample: BadSample) -> None:
+        """Count and record a bad visit.
+
+        Raises:
+            DataError: the budget is spent; the message carries the last reason.
+        """
+        with self._lock:
+            self._seen += 1
+            self._bad += 1
+            self._consecutive += 1
+            self._record(sample)
+            share = self._bad / max(self._seen, self.min_seen)
+            if self._consecutive > self.max_consecutive:
+                what = f"{self._consecutive} bad clips in a row, data.max_consecutive is "
+                what += str(self.max_consecutive)
+            elif share > self.max_bad_share:
+                what = f"{self._bad} of {self._seen} clips are bad, data.max_bad_share is "
+                what += str(self.max_bad_share)
+            else:
+                return
+        listed = f"; all are listed in {self.path}" if self.path else ""
+        raise DataError(
+            f"{sample.data}: {what} (last: {sample.shard}: {sample.key}: {sample.reason}){listed}; "
+            "repair the data and run `gcg pack` again, or raise the budget"
+        )
+
+    def _record(self, sample: BadSample) -> None:
+        identity = (sample.data, sample.shard, sample.key)
+        if identity in self._known:
+            return
+        self._known.add(identity)
+        logger.warning(
+            "skipped %s in %s of %s: %s", sample.key, sample.shard, sample.data, sample.reason
+        )
+        if self.path is None:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a+b") as out:
+            # A half line left by a killed run must not swallow this one.
+            if out.tell() and os.pread(out.fileno(), 1, out.tell() - 1) != b"\n":
+                out.write(b"\n")
+            out.write(json.dumps(asdict(sample)).encode() + b"\n")
+
+    def counters(self) -> dict[str, int]:
+        """For metrics: visits seen, bad visits, bad visits in a row, distinct bad samples."""
+        with self._lock:
+            return {
+                "seen": self._seen,
+                "bad": self._bad,
+                "consecutive": self._consecutive,
+                "distinct": len(self._known),
+            }

@@ -1,0 +1,75 @@
+"""The command `gcg`: one subcommand a stage, in the order a sample walks through them.
+
+Each handler imports what it needs when it runs, so that `gcg --help` answers at once. What a user
+can put right ends in exit code 2, with a line on stderr for each fault.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from launcher import commands
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="gcg", description="Train video QA that finds the moment")
+    stages = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    stage = stages.add_parser("sample-data", help="make the sample corpus: clips and manifests")
+    stage.add_argument("folder", type=Path, metavar="DIR")
+    stage.add_argument("--seed", type=int, default=0)
+    stage.add_argument("--videos", type=int, default=200)
+    stage.add_argument("--questions-per-video", type=int, default=16)
+    stage.set_defaults(run=commands.sample_data)
+
+    stage = stages.add_parser("inspect", help="what a clip holds, and hashes of sampled frames")
+    stage.add_argument("video", type=Path, metavar="VIDEO")
+    stage.add_argument("--frames", type=int, default=32)
+    stage.add_argument("--json", action="store_true")
+    stage.set_defaults(run=commands.inspect)
+
+    stage = stages.add_parser("pack", help="write a manifest's clips into shards with an index")
+    stage.add_argument("manifests", type=Path, nargs="*", metavar="MANIFEST")
+    stage.add_argument("out", type=Path, metavar="OUT", help="with several manifests: OUT/<name>")
+    stage.add_argument("--format", choices=["wds"], default="wds")
+    stage.add_argument("--from", dest="source", choices=["manifest", "nextqa"], default="manifest")
+    stage.add_argument("--annotations", type=Path, metavar="CSV")
+    stage.add_argument("--videos", type=Path, metavar="DIR")
+    stage.add_argument("--shard-mb", type=float, default=256.0)
+    stage.add_argument("--overwrite", action="store_true")
+    stage.set_defaults(run=commands.pack)
+
+    stage = stages.add_parser("label", help="find the frames each training question is about")
+    stage.add_argument("data", type=Path, nargs="+", metavar="DATA", help="packed folders")
+    stage.add_argument("--config", type=Path, help="run file whose model: section fits the labels")
+    stage.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
+    stage.add_argument("--name", default="topk")
+    stage.add_argument("--strategy", default="topk")
+    stage.set_defaults(run=commands.label)
+
+    stage = stages.add_parser("train", help="train, or go on with, the run a file describes")
+    stage.add_argument("config", type=Path, metavar="CONFIG")
+    stage.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
+    stage.set_defaults(run=commands.train)
+
+    stage = stages.add_parser("eval", help="score trained runs side by side")
+    stage.add_argument("runs", type=Path, nargs="+", metavar="RUN")
+    stage.add_argument("--split", choices=["train", "val", "test"], default="val")
+    stage.add_argument("--weights", choices=["best", "final"], default="final")
+    stage.add_argument("--out", type=Path, metavar="JSON", help="also write the figures here")
+    stage.set_defaults(run=commands.evaluate)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = build_parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
+    return commands.guarded(args.run, args)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

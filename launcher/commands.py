@@ -1,0 +1,177 @@
+"""What each subcommand of `gcg` does: read the arguments, call one stage, say what came of it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from launcher.errors import UserError
+
+if TYPE_CHECKING:
+    from gcg.config import GCGConfig
+
+log = logging.getLogger(__name__)
+Command = Callable[[argparse.Namespace], int]
+
+
+def guarded(command: Command, args: argparse.Namespace) -> int:
+    """Run a command; a fault the user can put right becomes lines on stderr and exit code 2."""
+    from dataloaders.errors import DataError
+
+    try:
+        return command(args)
+    except UserError as error:
+        lines = error.lines
+    except DataError as error:
+        lines = [" ".join(str(error).split())]
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped; the same command goes on from here\n")
+        return 130
+    for line in lines:
+        sys.stderr.write(f"error: {line}\n")
+    return 2
+
+
+def say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+
+
+def sample_data(args: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from dataloaders.moments.corpus import make_corpus
+
+    with tqdm(total=args.videos, desc="clips", unit="clip") as bar:
+        manifests = make_corpus(
+            args.folder,
+            seed=args.seed,
+            num_videos=args.videos,
+            questions_per_video=args.questions_per_video,
+            on_clip=lambda key: bar.update(),
+        )
+    say(f"wrote {', '.join(map(str, manifests.values()))}")
+    return 0
+
+
+def inspect(args: argparse.Namespace) -> int:
+    from dataloaders.inspect_video import inspect_video
+
+    facts = inspect_video(args.video, args.frames)
+    if args.json:
+        say(json.dumps(facts))
+        return 0
+    for name, value in facts.items():
+        if name != "sha256":
+            say(f"{name:<12} {value}")
+    for index, digest in zip(facts["indices"], facts["sha256"], strict=True):
+        say(f"frame {index:>6} {digest}")
+    return 0
+
+
+def pack(args: argparse.Namespace) -> int:
+    if args.source == "nextqa":
+        return _pack_nextqa(args)
+    from dataloaders.manifest import read_manifest
+
+    if not args.manifests:
+        raise UserError("MANIFEST: none given; `gcg pack MANIFEST OUT`, or `--from nextqa`")
+    several = len(args.manifests) > 1
+    for manifest in args.manifests:
+        out = args.out / manifest.stem if several else args.out
+        _pack_rows(list(read_manifest(manifest)), out, manifest.parent, args)
+    return 0
+
+
+def _pack_nextqa(args: argparse.Namespace) -> int:
+    from dataloaders.nextqa import read_nextqa
+
+    if args.annotations is None or args.videos is None:
+        raise UserError("--from nextqa: needs --annotations CSV and --videos DIR; give both")
+    found, missing = read_nextqa(args.annotations, args.videos)
+    if missing:
+        log.warning(
+            "%s: %d of %d videos are not there: %s%s",
+            args.videos,
+            len(missing),
+            len(missing) + len(found),
+            ", ".join(missing[:8]),
+            ", ..." if len(missing) > 8 else "",
+        )
+    _pack_rows(found, args.out, args.videos, args)
+    return 0
+
+
+def _pack_rows(rows: list, out: Path, root: Path, args: argparse.Namespace) -> None:
+    from tqdm import tqdm
+
+    from dataloaders.shards import pack as pack_shards
+
+    with tqdm(total=len(rows), desc=f"pack {out.name}", unit="clip") as bar:
+        report = pack_shards(
+            rows,
+            out,
+            root=root,
+            shard_bytes=int(args.shard_mb * 2**20),
+            overwrite=args.overwrite,
+            progress=lambda done, total: bar.update(),
+        )
+    state = "already packed" if report.reused else "packed"
+    say(
+        f"{out}: {state} {report.num_samples} videos, {report.num_questions} questions, "
+        f"{len(report.shards)} shards; {len(report.bad)} clips left out"
+        + (f", see {out / 'quarantine.jsonl'}" if report.bad else "")
+    )
+
+
+def label(args: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from dataloaders.source import TarSource
+    from launcher.label import label_data
+
+    model = _model_section(args)
+    for data in args.data:
+        source = TarSource(data)
+        total = sum(shard.num_samples for shard in source.shards)
+        source.close()
+        with tqdm(total=total, desc=f"label {data.name}", unit="clip") as bar:
+            folder, count = label_data(
+                data, model, name=args.name, strategy=args.strategy, on_video=lambda: bar.update()
+            )
+        say(f"{folder}: {f'{count} labels' if count else 'labels are there already'}")
+    return 0
+
+
+def _model_section(args: argparse.Namespace) -> GCGConfig:
+    from gcg.config import GCGConfig
+
+    if args.config is None:
+        if args.overrides:
+            raise UserError("--set: changes a run file's values; give the file with --config")
+        return GCGConfig()
+    from launcher.config import load_run_config
+
+    return load_run_config(args.config, args.overrides).model
+
+
+def train(args: argparse.Namespace) -> int:
+    from launcher.train import train_file
+
+    return train_file(args.config, args.overrides)
+
+
+def evaluate(args: argparse.Namespace) -> int:
+    from launcher.compare import evaluate_runs
+    from launcher.scores import table
+
+    results = evaluate_runs(args.runs, args.split, args.weights)
+    if args.out is not None:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps(results, indent=2) + "\n")
+    say(table(results))
+    return 0

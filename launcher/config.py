@@ -1,0 +1,256 @@
+"""The run file: one frozen tree of sections, checked as a whole before anything starts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from gcg.config import GCGConfig
+from launcher.config_errors import explain
+from launcher.config_file import read_tree
+from launcher.errors import ConfigError
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class RunSection(_Section):
+    """Who the run is: its folder is ``storage``/``name``, and the same name continues it."""
+
+    name: Name
+    storage: Path = Field(Path("runs"), description="shared by all workers and all attempts")
+    seed: int = Field(0, ge=0, lt=2**31)
+
+
+class DataSection(_Section):
+    """What it learns from. The first six fields fix the order of batches."""
+
+    train: Path
+    val: Path | None = Field(None, description="chooses the best checkpoint; never `test`")
+    test: Path | None = None
+    labels: Name = Field("topk", description="pseudo-labels: a folder name under <train>/labels")
+    questions_per_visit: int = Field(4, ge=1, description="questions asked per decoded clip")
+    streams: int = Field(8, ge=1, description="C: any world size that divides it sees the same batches")
+    global_batch: int = Field(32, ge=1, description="visits per optimizer step, at any world size")
+    block_shards: int = Field(4, ge=1, description="shards a stream shuffles together")
+    contrast_group: int = Field(4, ge=1, description="videos that serve each other as negatives")
+    decode_threads: int = Field(2, ge=1)
+    prefetch_steps: int = Field(2, ge=1)
+    max_bad_share: float = Field(0.05, ge=0, le=1, description="unreadable clips until it stops")
+    max_consecutive_bad: int = Field(50, ge=1)
+
+
+class OptimSection(_Section):
+    """AdamW with two learning rates, linear warm-up, then a cosine down to ``min_lr_share``."""
+
+    steps: int = Field(ge=1)
+    lr: float = Field(1e-5, gt=0)
+    grounding_lr: float = Field(7e-5, gt=0)
+    weight_decay: float = Field(0.02, ge=0)
+    betas: tuple[
+        Annotated[float, Field(ge=0, lt=1)],
+        Annotated[float, Field(ge=0, lt=1)],
+    ] = (0.9, 0.999)
+    warmup_steps: int = Field(0, ge=0)
+    min_lr_share: float = Field(0.0, ge=0, le=1)
+    clip_norm: float = Field(1.0, gt=0)
+
+
+class EngineSection(_Section):
+    """How the step is computed: the ZeRO stage, the precision, and what fits into memory."""
+
+    zero: Literal[1, 2, 3] = 2
+    precision: Literal["bf16", "fp32"] = "bf16"
+    micro_batch: int = Field(4, ge=1, description="visits per forward pass and worker")
+
+
+class ScaleSection(_Section):
+    """Where it runs. Nothing here changes what is learned."""
+
+    num_workers: int = Field(2, ge=1)
+    use_gpu: bool = False
+    cpus_per_worker: int = Field(1, ge=1)
+    threads_per_worker: int = Field(1, ge=1)
+    max_failures: int = Field(3, ge=-1, description="worker losses to survive; -1: any number")
+    address: str | None = Field(None, description="a Ray cluster to join; None: RAY_ADDRESS or own")
+
+
+class CheckpointSection(_Section):
+    every: int = Field(100, ge=1, description="steps")
+    keep: int = Field(2, ge=1, description="the newest so many stay")
+    keep_best: bool = True
+
+
+class EvalSection(_Section):
+    every: int = Field(0, ge=0, description="steps; 0: only at the end")
+    max_videos: int | None = Field(None, ge=1)
+
+
+class LogSection(_Section):
+    every: int = Field(10, ge=1, description="steps")
+    tensorboard: bool = True
+
+
+class RunConfig(_Section):
+    """A whole run. What must fit between sections is checked by :func:`cross_check`."""
+
+    run: RunSection
+    data: DataSection
+    model: GCGConfig = GCGConfig()
+    optim: OptimSection
+    engine: EngineSection = EngineSection()
+    scale: ScaleSection = ScaleSection()
+    checkpoint: CheckpointSection = CheckpointSection()
+    eval: EvalSection = EvalSection()
+    log: LogSection = LogSection()
+
+    @property
+    def folder(self) -> Path:
+        """Where everything of this run lies."""
+        return self.run.storage / self.run.name
+
+    @property
+    def accumulation(self) -> int:
+        """Micro-batches per optimizer step on each worker."""
+        return self.data.global_batch // (self.engine.micro_batch * self.scale.num_workers)
+
+
+# The fields that decide what is learned. A run may be continued with others changed.
+_TRAJECTORY = {
+    "run": {"seed"},
+    "data": {
+        "labels",
+        "questions_per_visit",
+        "streams",
+        "global_batch",
+        "block_shards",
+        "contrast_group",
+    },
+    "model": None,
+    "optim": None,
+    "engine": {"precision", "micro_batch"},
+}
+
+
+def load_run_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read and check a run file.
+
+    Args:
+        path: a YAML file.
+        overrides: ``section.key=value`` strings, the value read as YAML.
+
+    Raises:
+        ConfigError: with every problem found, a line each.
+    """
+    return parse_run_config(read_tree(Path(path), overrides))
+
+
+def parse_run_config(tree: dict[str, Any]) -> RunConfig:
+    """As :func:`load_run_config`, from a tree that was read already."""
+    try:
+        config = RunConfig.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(explain(error, RunConfig, tree)) from None
+    problems = list(cross_check(config))
+    if problems:
+        raise ConfigError(problems)
+    return config
+
+
+def dump(config: RunConfig) -> str:
+    """The whole tree as YAML, defaults included; :func:`load_run_config` reads it back equal."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def trajectory(config: RunConfig) -> dict[str, Any]:
+    """The dotted fields that decide what is learned, with their values."""
+    tree = config.model_dump(mode="json")
+    fields: dict[str, Any] = {}
+    for section, keys in _TRAJECTORY.items():
+        for path, value in _leaves(tree[section], section):
+            if keys is None or path.split(".")[1] in keys:
+                fields[path] = value
+    return fields
+
+
+def fingerprint(config: RunConfig) -> str:
+    """A hash of :func:`trajectory`."""
+    text = json.dumps(trajectory(config), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def cross_check(config: RunConfig) -> Iterator[str]:
+    """The rules between sections, a line for each that is broken."""
+    yield from _world_fits(config)
+    data, optim, engine = config.data, config.optim, config.engine
+    if data.global_batch % data.streams:
+        fits = _divisors(data.global_batch)
+        yield (
+            f"data.streams = {data.streams}: must divide data.global_batch = {data.global_batch}, "
+            f"each stream gives equally many visits to a batch; choose one of {fits}"
+        )
+    share = max(1, data.global_batch // data.streams)
+    if engine.micro_batch % data.contrast_group or share % data.contrast_group:
+        fits = _divisors(math.gcd(engine.micro_batch, share))
+        yield (
+            f"data.contrast_group = {data.contrast_group}: must divide engine.micro_batch = "
+            f"{engine.micro_batch} and a stream's part of a global batch, {share} visits; "
+            f"choose one of {fits}"
+        )
+    if optim.warmup_steps >= optim.steps:
+        yield (
+            f"optim.warmup_steps = {optim.warmup_steps}: must be less than optim.steps = "
+            f"{optim.steps}; shorten the warm-up"
+        )
+    if config.eval.every and data.val is None:
+        yield (
+            f"eval.every = {config.eval.every}: there is no data.val to evaluate on; "
+            "set data.val or eval.every=0"
+        )
+
+
+def _world_fits(config: RunConfig) -> Iterator[str]:
+    batch, micro, world = (
+        config.data.global_batch,
+        config.engine.micro_batch,
+        config.scale.num_workers,
+    )
+    streams = config.data.streams
+    worlds = [w for w in _divisors(streams) if batch % (w * micro) == 0]
+    if streams % world:
+        yield (
+            f"scale.num_workers = {world}: must divide data.streams = {streams}, each worker serves "
+            f"whole streams; choose one of {_divisors(streams)}, or another number of streams"
+        )
+    if batch % (world * micro):
+        remedies = [f"num_workers in {worlds}"] if worlds else []
+        if batch % world == 0:
+            remedies.append(f"micro_batch in {_divisors(batch // world)}")
+        step = world * micro
+        remedies.append(f"a global_batch that is a multiple of {step}")
+        yield (
+            f"data.global_batch = {batch}: must be engine.micro_batch = {micro} × accumulation × "
+            f"scale.num_workers = {world}; choose {', or '.join(remedies)}"
+        )
+
+
+def _divisors(number: int) -> list[int]:
+    return [n for n in range(1, number + 1) if number % n == 0]
+
+
+def _leaves(node: object, prefix: str) -> Iterator[tuple[str, object]]:
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield from _leaves(value, f"{prefix}.{key}")
+    else:
+        yield prefix, node

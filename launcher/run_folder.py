@@ -1,0 +1,128 @@
+"""What lies in a run's folder, and which attempt at the run may write there.
+
+::
+
+    <storage>/<name>/
+        config.yaml        the resolved run file
+        run.json           fingerprints of the run file and the data
+        attempt            number of the attempt that owns the folder
+        metrics.jsonl      one line a logged step, validation or event
+        checkpoints/       step-00000100/, …
+        best.json          the checkpoint with the best validation metric
+        final/             trained weights as safetensors, once the run is complete
+        tensorboard/  logs/  quarantine/
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from launcher.errors import StaleAttemptError
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Names the places in a run's folder."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config.yaml"
+
+    @property
+    def identity(self) -> Path:
+        return self.root / "run.json"
+
+    @property
+    def attempt(self) -> Path:
+        return self.root / "attempt"
+
+    @property
+    def metrics(self) -> Path:
+        return self.root / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoints"
+
+    @property
+    def best(self) -> Path:
+        return self.root / "best.json"
+
+    @property
+    def final(self) -> Path:
+        return self.root / "final"
+
+    @property
+    def stopped(self) -> Path:
+        """Why training stopped by its own rule; gone once a new launch begins."""
+        return self.root / "stopped.json"
+
+    def log(self, rank: int) -> Path:
+        return self.root / "logs" / f"worker-{rank}.log"
+
+    def quarantine(self, rank: int) -> Path:
+        return self.root / "quarantine" / f"worker-{rank}.jsonl"
+
+    @property
+    def is_complete(self) -> bool:
+        return (self.final / "meta.json").is_file()
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file so that a reader finds the old one or the new one, never half of one."""
+    write_text(path, json.dumps(content, indent=1, sort_keys=True) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """As :func:`write_json`, for text."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """A JSON object, or None where there is no readable one."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def begin_attempt(folder: RunFolder) -> int:
+    """Take the folder over from any earlier attempt; return the new attempt's number, from 1."""
+    number = current_attempt(folder) + 1
+    write_text(folder.attempt, f"{number}\n")
+    return number
+
+
+def current_attempt(folder: RunFolder) -> int:
+    """The number of the attempt that owns the folder, 0 before the first."""
+    try:
+        return int(folder.attempt.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return 0
+
+
+def assert_current(folder: RunFolder, attempt: int) -> None:
+    """Raise StaleAttemptError when a newer attempt owns the folder.
+
+    A worker that was cut off from its cluster may live on while its run is retried elsewhere; this
+    keeps it from mixing its files with the new attempt's.
+    """
+    owner = current_attempt(folder)
+    if owner != attempt:
+        raise StaleAttemptError(
+            f"{folder.root}: attempt {owner} owns this run now, this is attempt {attempt}; "
+            "it stops here"
+        )

@@ -1,0 +1,111 @@
+"""Small clips made with PyAV, whose every frame carries its own number."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from functools import lru_cache
+from pathlib import Path
+
+import av
+import numpy as np
+
+_BITS = 8
+
+
+def picture(number: int, width: int = 160, height: int = 120) -> np.ndarray:
+    """uint8 (H, W, 3): a moving texture under a row of black and white blocks that spell `number`."""
+    rows, columns = np.mgrid[:height, :width]
+    wave = 60 * np.sin((columns + 3 * number) / 9.0) * np.cos((rows - 2 * number) / 7.0)
+    image = np.stack([128 + wave, 110 - wave / 2, 90 + rows / 2 + wave / 3], axis=-1)
+    block = width // _BITS
+    for bit in range(_BITS):
+        image[: height // 4, bit * block : (bit + 1) * block] = 235 if number >> bit & 1 else 20
+    return image.clip(0, 255).astype(np.uint8)
+
+
+def number_of(image: np.ndarray) -> int:
+    """The number that `picture` wrote into an image (H, W, 3) of any size."""
+    height, width = image.shape[:2]
+    block = width // _BITS
+    row = image[height // 16 : height // 5].astype(float).mean(axis=(0, 2))
+    bits = [row[b * block + block // 4 : (b + 1) * block - block // 4].mean() for b in range(_BITS)]
+    return sum(1 << bit for bit, level in enumerate(bits) if level > 128)
+
+
+def make_clip(
+    codec: str = "libx264",
+    *,
+    frames: int = 60,
+    size: tuple[int, int] = (160, 120),
+    container: str = "mp4",
+    options: Mapping[str, str] | None = None,
+    container_options: Mapping[str, str] | None = None,
+    stamps: Sequence[int] | None = None,
+    pixel_format: str = "yuv420p",
+    rotation: int = 0,
+    streams: int = 1,
+) -> bytes:
+    """A clip of `picture`s at 25 frames a second; `stamps` are other time stamps, in 1/100 s."""
+    file = io.BytesIO()
+    with av.open(file, "w", format=container, container_options=dict(container_options or {})) as out:
+        tracks = []
+        for number in range(streams):
+            track = out.add_stream(codec, rate=25, options=dict(options or {}))
+            track.width, track.height = size[0] << number, size[1] << number
+            track.pix_fmt = pixel_format
+            track.time_base = Fraction(1, 100)
+            track.codec_context.time_base = Fraction(1, 100)
+            if rotation:
+                track.set_display_rotation(rotation)
+            tracks.append(track)
+        for number in range(frames):
+            for track in tracks:
+                image = picture(number, track.width, track.height)
+                frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+                frame.pts = stamps[number] if stamps is not None else 4 * number
+                frame.time_base = Fraction(1, 100)
+                out.mux(track.encode(frame))
+        for track in tracks:
+            out.mux(track.encode(None))
+    return file.getvalue()
+
+
+@lru_cache(maxsize=64)
+def _cached(codec: str, items: tuple) -> bytes:
+    return make_clip(codec, **{k: dict(v) if k.endswith("options") else v for k, v in items})
+
+
+def clip(codec: str = "libx264", **settings: object) -> bytes:
+    """`make_clip`, each clip encoded once."""
+    items = {
+        key: tuple(sorted(value.items())) if isinstance(value, Mapping) else value
+        for key, value in settings.items()
+    }
+    return _cached(codec, tuple(sorted(items.items())))
+
+
+def sequential(data: bytes | Path) -> list[np.ndarray]:
+    """The reference: every frame, decoded in order with PyAV's defaults."""
+    source = io.BytesIO(data) if isinstance(data, bytes) else str(data)
+    with av.open(source) as container:
+        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+
+
+def digest(image: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(image).tobytes()).hexdigest()
+
+
+def remux(data: bytes, container: str, *, drop: Sequence[int] = (), cut: int | None = None) -> bytes:
+    """The same packets in another container, without those numbered `drop` and those from `cut`."""
+    file = io.BytesIO()
+    with av.open(io.BytesIO(data)) as source, av.open(file, "w", format=container) as out:
+        stream = out.add_stream_from_template(source.streams.video[0])
+        for number, packet in enumerate(source.demux(video=0)):
+            if packet.dts is None or number in drop or (cut is not None and number >= cut):
+                continue
+            packet.stream = stream
+            out.mux(packet)
+    return file.getvalue()

@@ -1,0 +1,67 @@
+"""One gloo spawner for every test that needs several ranks."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+
+def run_ranks(
+    function: Callable[..., Any], world_size: int, *args: Any, timeout_s: float = 240
+) -> list[Any]:
+    """Call ``function(*args)`` in ``world_size`` processes joined by gloo on the CPU.
+
+    Args:
+        function: importable by name; may use ``torch.distributed``.
+
+    Returns:
+        What it returned on each rank, by rank (pickled on the way).
+
+    Raises:
+        torch.multiprocessing.ProcessRaisedException: with the traceback of the rank that failed.
+        TimeoutError: the ranks took longer than ``timeout_s``.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        context = mp.start_processes(
+            _rank_main, (world_size, place, function, args), world_size, join=False
+        )
+        assert context is not None
+        deadline = time.monotonic() + timeout_s
+        while not context.join(timeout=1):
+            if time.monotonic() > deadline:
+                for process in context.processes:
+                    process.kill()
+                raise TimeoutError(f"{function.__name__}: {world_size} ranks took {timeout_s} s")
+        return [pickle.loads((Path(place) / str(r)).read_bytes()) for r in range(world_size)]
+
+
+def _rank_main(
+    rank: int, world_size: int, place: str, function: Callable[..., Any], args: tuple[Any, ...]
+) -> None:
+    os.environ.update(
+        DS_ACCELERATOR="cpu", RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size)
+    )
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{place}/store",
+        rank=rank,
+        world_size=world_size,
+        timeout=timedelta(seconds=120),
+    )
+    try:
+        result = function(*args)
+        (Path(place) / str(rank)).write_bytes(pickle.dumps(result))
+        dist.barrier()
+    finally:
+        dist.destroy_process_group()
