@@ -6,6 +6,7 @@ import io
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import TYPE_CHECKING, NamedTuple
 
 import av
@@ -34,7 +35,7 @@ class VideoInfo:
     frames counter-clockwise. frame_count: presented frames, without those an edit list hides.
     times: float64 (frame_count,) seconds since the first presented frame. duration: seconds from
     the first frame's start to the last one's end. fps: average frames a second. pixel_format:
-    FFmpeg's name. proven: the count comes from packet headers alone, else from decoding every frame.
+    FFmpeg's name. proven: the count comes from packet headers, else from decoding every frame.
     """
 
     codec: str
@@ -63,7 +64,7 @@ def open_clip(data: bytes, name: str = "") -> Iterator[tuple[InputContainer, Vid
     if name:
         file.name = name  # type: ignore[attr-defined]
     try:
-        container = av.open(file, metadata_errors="ignore")
+        container = av.open(file, "r", metadata_errors="ignore")
     except (av.error.FFmpegError, ValueError, OSError) as error:
         raise DataError(
             f"{name or 'clip'}: {len(data)} bytes that no demuxer opens ({_reason(error)}): a clip "
@@ -188,15 +189,15 @@ def build_info(
 ) -> VideoInfo:
     """The VideoInfo of a stream whose presented frames have these time stamps (stream units)."""
     rate = float(stream.average_rate or stream.guessed_rate or _FALLBACK_FPS)
-    stamps = [value for value in pts if value is not None]
-    rising = all(a < b for a, b in zip(stamps, stamps[1:], strict=False))
-    if rising and len(stamps) == len(pts) and stream.time_base:
-        base = stream.time_base
+    base = stream.time_base or Fraction(1)
+    # Some demuxers (AVI) give the right stamps in another order than the frames': sorted.
+    stamps = sorted(value for value in pts if value is not None)
+    if len(set(stamps)) == len(pts):
         times = np.array([float((value - stamps[0]) * base) for value in stamps])
         duration = float(times[-1]) + (float((last_duration or 0) * base) or 1 / rate)
-    else:  # some AVI files: spread the frames evenly
-        times = np.arange(len(pts), dtype=np.float64) / rate
-        duration = len(pts) / rate
+    else:  # stamps are missing or repeated: spread the frames evenly
+        duration = float((stream.duration or 0) * base) or len(pts) / rate
+        times = np.arange(len(pts), dtype=np.float64) * (duration / len(pts))
     return VideoInfo(
         codec=codec_name(stream),
         width=looks.width,

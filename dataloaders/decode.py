@@ -71,10 +71,10 @@ def decode_frames(
     turn the frames as a player would. name: the clip's path, for messages and for its suffix.
 
     A clip with an error in the middle raises DataError where a packet that was decoded holds the
-    error, also if PyAV's exception comes after the last chosen frame; if only packets that no chosen
-    frame needs are damaged, the chosen frames are right and returned, and it is `decode_test`, at
-    ingest, that refuses the clip. Damage that FFmpeg conceals without an exception is no error: the
-    frames are then those of a full decode, concealment included. A clip cut short between two
+    error, also if PyAV's exception comes after the last chosen frame. If only packets that no
+    chosen frame needs are damaged, the chosen frames are right and returned: it is `decode_test`,
+    at ingest, that refuses the clip. Damage that FFmpeg conceals without an exception is no error:
+    the frames are those of a full decode, concealment included. A clip cut short between two
     packets is a shorter clip. If the frame size changes, all frames are resized (bicubic) to the
     first chosen frame's. Raises DataError for an unreadable clip or an index outside of it.
     """

@@ -1,33 +1,36 @@
-"""Decode, resize, crop and normalise as one DALI graph: NVDEC on a GPU, or VP8/VP9/MJPEG on a CPU.
+"""Decode, resize, crop and normalise as one DALI graph: NVDEC on a GPU, or VP9 on a CPU.
 
-The steps, constants and crop rounding are those of `decode` and `transform`. Two things differ by
-DALI's nature: its YUV to RGB is BT.601 whatever the stream's tags say, and its colour planes are
-upsampled otherwise, so pixels differ by a few levels while frame numbers agree. It does not turn
-frames either: rotation is to be baked in at ingest. Only this module imports DALI, when a decoder
-is built.
+The steps, constants and rounding are those of `decode` and `transform`. Two things differ by DALI's
+nature: its YUV to RGB is BT.601 whatever the stream's tags say, and it upsamples colour otherwise,
+so pixels differ by a few levels. Frame numbers must not differ, and NVDEC knows nothing of edit
+lists: only clips whose packet headers prove what each number is go to it; the others, and clips
+that DALI refuses, are decoded on the host. Frames are not turned: rotation is baked in at ingest.
+Only this module imports DALI, when a decoder is built.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 
+from dataloaders.bitstream import Unprovable
+from dataloaders.container import open_clip
+from dataloaders.decode import decode_frames
 from dataloaders.errors import DataError
-from dataloaders.transform import CLIP_MEAN, CLIP_STD
+from dataloaders.packet_index import packet_index
+from dataloaders.transform import CLIP_MEAN, CLIP_STD, preprocess
 
-if TYPE_CHECKING:
-    from nvidia.dali import Pipeline
-
-_REMEDY = "re-encode the clip with `gcg pack`, decode on the host, or remove it"
+logger = logging.getLogger(__name__)
 
 
 class DeviceDecoder:
     """Decodes batches of clips to float32 (T, 3, size, size), normalised, on the device.
 
-    device: "mixed" (NVDEC; tensors on the GPU) or "cpu" (VP8, VP9 and MJPEG only; for tests).
+    device: "mixed" (NVDEC; tensors on the GPU) or "cpu" (DALI decodes VP9 there; for tests).
     batch_size: the most clips a call may bring. num_frames: T. num_threads: DALI's CPU threads.
     Not thread-safe: give each thread its own. Raises DataError if DALI or the GPU is absent.
     """
@@ -57,7 +60,8 @@ class DeviceDecoder:
         self.mean, self.std = mean, std
         self.device_id = device_id if device == "mixed" else None
         self.num_threads = num_threads
-        self._pipeline: Pipeline | None = self._build()
+        self.host_clips = 0
+        self._pipeline: Any = self._build()
 
     def __call__(
         self,
@@ -68,49 +72,57 @@ class DeviceDecoder:
         """Each clip's frames, or the DataError that says why it cannot be decoded.
 
         clips: file contents. indices: per clip (T,) frame numbers in presentation order. names:
-        paths, for messages. DALI fails a whole batch for one broken clip: the batch's clips are then
-        decoded one by one, so that the others still come.
+        paths, for messages. `host_clips` counts the clips decoded on the host since the start.
         """
         names = names or [f"clip {k} of the batch" for k in range(len(clips))]
         if not 0 < len(clips) <= self.batch_size:
             raise DataError(f"clips: {len(clips)}: must be 1 to {self.batch_size} (batch_size)")
-        results: list[torch.Tensor | DataError | None] = [None] * len(clips)
+        for name, chosen in zip(names, indices, strict=True):
+            if len(chosen) != self.num_frames:
+                raise DataError(f"{name}: {len(chosen)} frame indices: must be {self.num_frames}")
+        on_device = [k for k, clip in enumerate(clips) if self._counts_alike(clip, indices[k])]
+        frames = self._decode(on_device, clips, indices)
+        results: list[torch.Tensor | DataError] = []
         for k, (clip, chosen, name) in enumerate(zip(clips, indices, names, strict=True)):
-            results[k] = self._check(clip, chosen, name)
-        good = [k for k, result in enumerate(results) if result is None]
-        for k, result in zip(good, self._decode(good, clips, indices, names), strict=True):
-            results[k] = result
-        return [result for result in results if result is not None]
+            results.append(frames[k] if k in frames else self._on_host(clip, chosen, name))
+        return results
 
-    def _check(self, clip: bytes, chosen: np.ndarray, name: str) -> DataError | None:
-        if not clip:
-            return DataError(f"{name}: 0 bytes: a clip must hold a video; remove it")
-        if len(chosen) != self.num_frames or min(chosen) < 0:
-            return DataError(
-                f"{name}: frame indices {list(chosen)}: must be {self.num_frames} numbers from 0 on"
-            )
-        return None
+    def _counts_alike(self, clip: bytes, chosen: np.ndarray) -> bool:
+        """Whether the headers prove that frame numbers mean the same to DALI and to the host."""
+        try:
+            with open_clip(clip) as (container, stream):
+                index = packet_index(container, stream)
+        except (Unprovable, DataError):
+            return False
+        count = len(index.presented)
+        return count == len(index.packets) and 0 <= min(chosen) <= max(chosen) < count
 
     def _decode(
-        self,
-        numbers: list[int],
-        clips: Sequence[bytes],
-        indices: Sequence[np.ndarray],
-        names: Sequence[str],
-    ) -> list[torch.Tensor | DataError]:
+        self, numbers: list[int], clips: Sequence[bytes], indices: Sequence[np.ndarray]
+    ) -> dict[int, torch.Tensor]:
+        """Frames by clip number. DALI fails a whole batch for one clip it cannot decode: then the
+        clips are tried one by one, so that the others still come."""
         if not numbers:
-            return []
+            return {}
         try:
-            return self._run([clips[k] for k in numbers], [indices[k] for k in numbers])
+            frames = self._run([clips[k] for k in numbers], [indices[k] for k in numbers])
+            return dict(zip(numbers, frames, strict=True))
         except RuntimeError as error:
-            reason = _reason(error)
+            logger.debug("DALI refuses a batch of %d: %s", len(numbers), _reason(error))
         if len(numbers) == 1:
-            return [DataError(f"{names[numbers[0]]}: DALI cannot decode it ({reason}): {_REMEDY}")]
-        return [r for k in numbers for r in self._decode([k], clips, indices, names)]
+            return {}
+        return {n: f for k in numbers for n, f in self._decode([k], clips, indices).items()}
 
-    def _run(
-        self, clips: Sequence[bytes], indices: Sequence[np.ndarray]
-    ) -> list[torch.Tensor | DataError]:
+    def _on_host(self, clip: bytes, chosen: np.ndarray, name: str) -> torch.Tensor | DataError:
+        self.host_clips += 1
+        try:
+            frames = decode_frames(clip, chosen, name=name).frames
+        except DataError as error:
+            return error
+        pixels = preprocess(frames, self.size, self.mean, self.std)
+        return pixels if self.device_id is None else pixels.to(f"cuda:{self.device_id}")
+
+    def _run(self, clips: list[bytes], indices: list[np.ndarray]) -> list[torch.Tensor]:
         """One batch through the graph; a RuntimeError leaves the graph to be built anew."""
         pipeline = self._pipeline or self._build()
         self._pipeline = None
@@ -130,31 +142,35 @@ class DeviceDecoder:
         self._pipeline = pipeline
         return list(frames)
 
-    def _build(self) -> Pipeline:
+    def _build(self) -> Any:
         try:
-            from nvidia.dali import fn, pipeline_def, types
+            from nvidia import dali
+            from nvidia.dali import fn
         except ImportError as error:
             raise DataError(
                 "decoder: 'dali': NVIDIA DALI is not installed; `pip install 'gcg-train[dali]'` or "
                 "decode on the host"
             ) from error
 
-        @pipeline_def
+        library: Any = dali  # its types are made at run time, unseen by a type checker
+        types, operators = library.types, cast("Any", fn)
+
+        @library.pipeline_def
         def graph() -> Any:
-            encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1)
-            indices = fn.external_source(name="indices", dtype=types.INT32, ndim=1)
+            encoded = operators.external_source(name="encoded", dtype=types.UINT8, ndim=1)
+            indices = operators.external_source(name="indices", dtype=types.INT32, ndim=1)
             # "none": an index past the end is an error; the default gives black frames.
-            frames = fn.decoders.video(
+            frames = operators.decoders.video(
                 encoded, frames=indices, device=self.device, pad_mode="none", affine=False
             )
-            resized = fn.resize(
+            resized = operators.resize(
                 frames,
                 mode="not_smaller",
                 size=[self.size, self.size],
                 interp_type=types.INTERP_CUBIC,
                 antialias=True,
             )
-            return fn.crop_mirror_normalize(
+            return operators.crop_mirror_normalize(
                 resized,
                 crop=(self.size, self.size),
                 rounding="truncate",  # as transform.crop_start
@@ -165,7 +181,7 @@ class DeviceDecoder:
             )
 
         # Depth 1: results must not lag behind the inputs, and the loader prefetches by itself.
-        pipeline: Any = graph(
+        pipeline = graph(
             batch_size=self.batch_size,
             num_threads=self.num_threads,
             device_id=self.device_id,

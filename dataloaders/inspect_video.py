@@ -17,10 +17,10 @@ from dataloaders.frames import uniform_indices
 def inspect_video(path: str | Path, num_frames: int = 32) -> dict[str, Any]:
     """Takes a clip the way ingest and training do, and reports it, ready for JSON.
 
-    Keys: path, codec, pixel_format, width, height (before rotation), frame_count, rotation (degrees
-    counter-clockwise a player applies), duration (seconds), fps, indices (num_frames frame numbers),
-    sha256 (of each such frame's bytes: uint8 H x W x 3 RGB, contiguous, before resizing and
-    rotation), times (seconds), pruned (whether training decodes only the packets it needs).
+    Keys: path, codec, pixel_format, width and height (before rotation), frame_count, rotation
+    (degrees counter-clockwise a player applies), duration (seconds), fps, pruned (whether training
+    decodes only the packets it needs), indices (num_frames frame numbers), times (seconds), sha256
+    (of each such frame's bytes: uint8 H x W x 3 RGB, contiguous, before resizing and rotation).
 
     As at ingest, every frame is decoded first, so a clip with an error anywhere raises DataError:
     one line with the path, what is wrong and the remedy.

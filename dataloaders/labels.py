@@ -10,7 +10,7 @@ import json
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -52,12 +52,30 @@ class Label(BaseModel):
     similarity: tuple[float, ...]
 
 
+class ShardLabels(Mapping[tuple[str, str], Label]):
+    """The labels of a shard by (video id, question id). Rows are kept as they lie on disk and
+    parsed when asked for: parsed, T floats a question would be the bulk of a loader's memory."""
+
+    def __init__(self, lines: dict[tuple[str, str], bytes]):
+        self._lines = lines
+
+    def __getitem__(self, key: tuple[str, str]) -> Label:
+        return Label.model_validate_json(self._lines[key])
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        return iter(self._lines)
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+
 class LabelSet:
     """Reads a label set. Safe from several threads.
 
     Args:
         folder: where ``meta.json`` lies.
-        max_shards: shards whose labels are kept in memory.
+        max_shards: shards whose labels are kept in memory. A rank draws from its streams times
+            ``block_shards`` shards at a time; keep more than that.
 
     Raises:
         DataError: no label set there, or one of another version.
@@ -68,7 +86,7 @@ class LabelSet:
         self.meta = self._read_meta()
         self._max_shards = max_shards
         self._lock = threading.Lock()
-        self._shards: OrderedDict[str, dict[tuple[str, str], Label]] = OrderedDict()
+        self._shards: OrderedDict[str, ShardLabels] = OrderedDict()
 
     def _read_meta(self) -> LabelMeta:
         path = self.folder / META_NAME
@@ -109,7 +127,7 @@ class LabelSet:
                     f"this run has {value!r}; {_REMEDY} again"
                 )
 
-    def for_shard(self, stem: str) -> Mapping[tuple[str, str], Label]:
+    def for_shard(self, stem: str) -> ShardLabels:
         """The labels of a shard by (video id, question id).
 
         Raises:
@@ -140,8 +158,8 @@ class LabelSet:
             )
         return label
 
-    def _read_shard(self, path: Path) -> dict[tuple[str, str], Label]:
-        labels: dict[tuple[str, str], Label] = {}
+    def _read_shard(self, path: Path) -> ShardLabels:
+        rows: dict[tuple[str, str], bytes] = {}
         try:
             lines = path.read_bytes().splitlines()
         except OSError as error:
@@ -152,8 +170,8 @@ class LabelSet:
             except ValidationError as error:
                 raise DataError(f"{path}:{number}: {describe(error)}; {_REMEDY} again") from None
             check_label(label, self.meta, f"{path}:{number}")
-            labels[label.video, label.question] = label
-        return labels
+            rows[label.video, label.question] = line
+        return ShardLabels(rows)
 
 
 def check_label(label: Label, meta: LabelMeta, where: str) -> None:

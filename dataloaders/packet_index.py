@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import av.error
 import numpy as np
 
-from dataloaders.bitstream import PacketFacts, Unprovable, packet_reader
+from dataloaders.bitstream import PacketFacts, PacketReader, Unprovable, av1_packet, vp9_packet
+from dataloaders.nal_units import h264_reader, hevc_reader
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 # Containers whose packets are whole access units with the time stamps the muxer wrote. AVI, MPEG
-# program and transport streams go through parsers that guess both, so their clips are decoded whole.
+# program and transport streams go through parsers that guess both: their clips are decoded whole.
 _TRUSTED_CONTAINERS = ("mov,mp4", "matroska,webm")
 # Side data that changes how the packets after it are decoded.
 _UNTRUSTED_SIDE_DATA = ("new_extradata", "param_change", "encryption_info")
@@ -49,6 +50,18 @@ def codec_name(stream: VideoStream) -> str:
     return stream.codec_context.codec.canonical_name
 
 
+def _packet_reader(codec: str, extradata: bytes) -> PacketReader:
+    if codec == "h264":
+        return h264_reader(extradata)
+    if codec == "hevc":
+        return hevc_reader(extradata)
+    if codec == "vp9":
+        return vp9_packet
+    if codec == "av1":
+        return av1_packet
+    raise Unprovable(f"packets of codec {codec} are not read")
+
+
 def packet_index(container: InputContainer, stream: VideoStream) -> PacketIndex:
     """Demultiplexes the whole clip and proves which frames a full decode presents.
 
@@ -59,7 +72,7 @@ def packet_index(container: InputContainer, stream: VideoStream) -> PacketIndex:
     """
     if not container.format.name.startswith(_TRUSTED_CONTAINERS):
         raise Unprovable(f"container {container.format.name}")
-    read = packet_reader(codec_name(stream), stream.codec_context.extradata)
+    read = _packet_reader(codec_name(stream), stream.codec_context.extradata or b"")
     packets, facts = [], []
     try:
         for packet in container.demux(stream):

@@ -142,7 +142,7 @@ class Plan:
             raise DataError(
                 f"data.streams: {self.num_streams}: the data set has {usable} shards with "
                 "questions, and every stream needs one; use fewer streams, or pack smaller "
-                "shards (`gcg pack --shard-size`)"
+                "shards (`gcg pack --shard-mb`)"
             )
         loads = self._deal(0).loads
         if min(loads) < self.share:

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -30,6 +31,7 @@ from dataloaders.index import (
     write_index,
 )
 from dataloaders.ingest import BadVideo, Clip, prepare_all, resolve
+from dataloaders.layout import check_minimum
 from dataloaders.manifest import Video
 
 logger = logging.getLogger(__name__)
@@ -69,6 +71,7 @@ def pack(
     *,
     root: str | os.PathLike[str] = ".",
     shard_bytes: int = 256 << 20,
+    min_shards: int = 1,
     verify: bool = True,
     overwrite: bool = False,
     threads: int = 4,
@@ -81,7 +84,9 @@ def pack(
         out: the folder to write; made if missing.
         root: what relative video paths are relative to: the manifest's folder.
         shard_bytes: a shard is closed before it would grow past this; a bigger clip gets a shard
-            of its own. Training deals whole shards to streams: plan for several per stream.
+            of its own.
+        min_shards: make shards smaller than ``shard_bytes`` if there would be fewer than this.
+            Training deals whole shards to streams, and drops what is uneven: several per stream.
         verify: decode every frame of every clip; otherwise only a few, which is many times
             faster, and leaves damage between them to be met in training.
         overwrite: replace a folder that holds something else.
@@ -96,7 +101,8 @@ def pack(
     """
     rows = list(videos)
     out, root = Path(out), Path(root)
-    _check_rows(rows, out, shard_bytes)
+    _check_rows(rows, out, shard_bytes, min_shards)
+    shard_bytes = min(shard_bytes, max(1, _total_bytes(rows, root) // min_shards))
     fingerprint = _input_fingerprint(rows, root, shard_bytes, verify)
     if (out / INDEX_NAME).exists():
         done = _reuse(out, fingerprint, overwrite)
@@ -146,16 +152,25 @@ def _write_shards(
     return _Tally(writer.shards, bad)
 
 
-def _check_rows(rows: list[Video], out: Path, shard_bytes: int) -> None:
+def _check_rows(rows: list[Video], out: Path, shard_bytes: int, min_shards: int) -> None:
     if not rows:
         raise DataError(f"{out}: nothing to pack: the manifest has no videos; give one that has")
     if shard_bytes < 1:
         raise DataError(f"shard_bytes: {shard_bytes}: at least 1 byte; 256 MiB is usual")
+    check_minimum("min_shards", min_shards, 1)
     seen: set[str] = set()
     for row in rows:
         if row.id in seen:
             raise DataError(f"{out}: id: {row.id!r} occurs twice; video ids are unique")
         seen.add(row.id)
+
+
+def _total_bytes(rows: list[Video], root: Path) -> int:
+    total = 0
+    for row in rows:
+        with suppress(OSError, DataError):  # missing ones are reported when it is their turn
+            total += resolve(row.path, root).stat().st_size
+    return total
 
 
 def _input_fingerprint(rows: list[Video], root: Path, shard_bytes: int, verify: bool) -> str:

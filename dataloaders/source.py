@@ -71,7 +71,8 @@ class TarSource:
     Args:
         folder: where ``index.json`` lies.
         max_open: tars kept open at a time.
-        max_indexed: shards whose index is kept in memory; the rest is read again when needed.
+        max_indexed: shards whose index is kept in memory; the rest is read again when needed. A
+            rank draws from its streams times ``block_shards`` shards at a time; keep more.
         retries: how often an operating-system error (a network file system's hiccup) is tried
             again before it is raised, waiting 0.1 s, 0.2 s, ... between.
 

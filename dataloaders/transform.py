@@ -18,7 +18,7 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def resized_shape(height: int, width: int, size: int) -> tuple[int, int]:
-    """(height, width) with the short side `size`; the long side is rounded to the nearest, .5 up."""
+    """(height, width) with the short side `size`; the long side to the nearest pixel, .5 up."""
     short = min(height, width)
     return (2 * height * size + short) // (2 * short), (2 * width * size + short) // (2 * short)
 

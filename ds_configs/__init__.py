@@ -19,5 +19,7 @@ def load_profile(stage: int) -> dict[str, Any]:
         ValueError: there is no profile of that stage.
     """
     if stage not in STAGES:
-        raise ValueError(f"engine.zero = {stage}: must be one of {list(STAGES)}; choose one of them")
+        raise ValueError(
+            f"engine.zero = {stage}: must be one of {list(STAGES)}; choose one of them"
+        )
     return json.loads((files("ds_configs") / f"zero{stage}.json").read_text(encoding="utf-8"))

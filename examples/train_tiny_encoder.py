@@ -1,6 +1,6 @@
 """Train the image-text encoder of the ``tiny`` preset on the sample corpus's frames and sentences.
 
-    python -m examples.train_tiny_encoder --out gcg/assets [--steps 5000 --scenes 4000]
+    python -m examples.train_tiny_encoder --out gcg/assets [--steps 4000 --scenes 2500]
 
 It learns, contrastively, which frames a sentence is about: statements of one event, an object or
 an action alone, questions, and sentences that join two events (whose frames both count as right,
@@ -38,7 +38,7 @@ SIZE = 96
 log = logging.getLogger("train_tiny_encoder")
 
 Actor = tuple[str, str]
-NOTHING = ("", "", "")
+NOTHING = ("nothing", "nothing", "nothing")
 
 
 @dataclass
@@ -64,7 +64,7 @@ def render_scene(job: tuple[int, int]) -> tuple[np.ndarray, list[tuple[str, str,
         times.append(gap)
         shows.append(NOTHING)
     frames = np.stack(list(frames_at(scene, times)))
-    plain = preprocess(torch.from_numpy(frames), SIZE, mean=(0.0,) * 3, std=(1.0,) * 3)
+    plain = preprocess(torch.from_numpy(frames), SIZE, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
     return (plain * 255).round().clamp(0, 255).byte().numpy(), shows
 
 
@@ -87,13 +87,12 @@ class Caption:
     text: str
     about: tuple[tuple[str, str, str], ...]
 
-    def fits(self, shown: tuple[str, str, str]) -> bool:
-        return any(
-            shown == want
-            if want == NOTHING
-            else shown != NOTHING and all(w in ("", s) for w, s in zip(want, shown, strict=True))
-            for want in self.about
-        )
+
+def fitting(shows: list[tuple[str, str, str]], captions: list[Caption]) -> Tensor:
+    """Whether frame i is one that caption j is about, bool (frames, captions)."""
+    seen = np.array(shows)[:, None, None, :]
+    wanted = np.array([[c.about[0], c.about[-1]] for c in captions])[None]
+    return torch.from_numpy(((wanted == "") | (wanted == seen)).all(-1).any(-1))
 
 
 def caption(rng: np.random.Generator, shown: tuple[str, str, str]) -> Caption:
@@ -200,13 +199,16 @@ def loss_of(encoder: Encoder, image: Tensor, text: Tensor, right: Tensor) -> Ten
 
 def train(encoder: Encoder, tokenizer: Tokenizer, data: Frames, steps: int, batch: int) -> None:
     optimizer = torch.optim.AdamW(encoder.parameters(), lr=1e-3, weight_decay=0.05, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=steps, pct_start=0.1)
-    rng, generator, began = rng_for("encoder", "batches"), torch.Generator().manual_seed(0), 0.0
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, 1e-3, total_steps=steps, pct_start=0.1
+    )
+    rng, generator = rng_for("encoder", "batches"), torch.Generator().manual_seed(0)
+    began = time.time()
     for step in range(steps):
         picks = rng.choice(len(data.shows), batch, replace=False)
         shows = [data.shows[i] for i in picks]
         captions = [caption(rng, what) for what in shows]
-        right = torch.tensor([[c.fits(what) for c in captions] for what in shows])
+        right = fitting(shows, captions)
         pixels = normalise(augment(data.pixels[picks], generator))
         with torch.autocast("cpu", torch.bfloat16):
             image, text = encoder.embed(pixels, *tokens(tokenizer, [c.text for c in captions]))
@@ -217,8 +219,9 @@ def train(encoder: Encoder, tokenizer: Tokenizer, data: Frames, steps: int, batc
         optimizer.step()
         schedule.step()
         if step % 100 == 0:
-            log.info("step %d loss %.3f  %.2f s/step", step, loss.item(), (time.time() - began) / 100)
-            began = time.time()
+            log.info(
+                "step %d loss %.3f  %.2f s/step", step, loss.item(), (time.time() - began) / 100
+            )
 
 
 @torch.no_grad()
@@ -244,9 +247,9 @@ def retrieval(encoder: Encoder, tokenizer: Tokenizer, data: Frames) -> dict[str,
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=5000)
-    parser.add_argument("--scenes", type=int, default=4000)
-    parser.add_argument("--batch", type=int, default=192)
+    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--scenes", type=int, default=2500)
+    parser.add_argument("--batch", type=int, default=96)
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.manual_seed(0)

@@ -57,8 +57,8 @@ def build_model(config: GCGConfig, seed: int = 0) -> GCGModel:
 def build_encoders(config: GCGConfig) -> tuple[VisionTower, TextTower]:
     """The frozen image and text towers with their trained weights, in float32, eval mode."""
     preset = PRESETS[config.preset]()
-    vision = VisionTower(preset.vision, preset.joint_width)
-    text = TextTower(preset.text)
+    vision = _seeded("vision", 0, lambda: VisionTower(preset.vision, preset.joint_width))
+    text = _seeded("text", 0, lambda: TextTower(preset.text))
     towers = nn.ModuleDict({"vision": vision, "text": text})
     with as_file(_asset(f"{config.preset}_encoder.safetensors")) as path:
         state = {name: value.float() for name, value in load_file(path).items()}

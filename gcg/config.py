@@ -20,33 +20,43 @@ class _Frozen(BaseModel):
 class GroundingConfig(_Frozen):
     """Gaussian generator and perturbed selection (steps 4-6)."""
 
-    sigma: float = Field(0.05, gt=0, description="width of each Gaussian on the [0, 1] time axis")
-    width: int | None = Field(None, gt=0, description="D_G; None is D_C / 4")
-    num_layers: int = Field(2, ge=1)
-    num_heads: int = Field(4, ge=1)
-    dropout: float = Field(0.1, ge=0, lt=1)
-    noise_samples: int = Field(500, ge=1, description="n draws of the perturbed top-K")
-    noise_scale: float = Field(0.05, gt=0, description="standard deviation of those draws")
+    sigma: float = Field(
+        default=0.05, gt=0, description="width of each Gaussian on the [0, 1] time axis"
+    )
+    width: int | None = Field(default=None, gt=0, description="D_G; None is D_C / 4")
+    num_layers: int = Field(default=2, ge=1)
+    num_heads: int = Field(default=4, ge=1)
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    noise_samples: int = Field(default=500, ge=1, description="n draws of the perturbed top-K")
+    noise_scale: float = Field(default=0.05, gt=0, description="standard deviation of those draws")
 
 
 class LossConfig(_Frozen):
     """L = L_vqa + alpha_reg * L_reg + alpha_con * L_con (steps 7, 8 and 10)."""
 
-    alpha_reg: float = Field(1.0, ge=0)
-    alpha_con: float = Field(1.0, ge=0)
-    reg_beta: float = Field(1.0, gt=0, description="SmoothL1 turns linear beyond this distance")
-    temperature: float = Field(0.1, gt=0, description="tau of the contrastive loss")
-    num_intra: int = Field(8, ge=0, description="negatives: least likely frames of the same video")
-    num_inter: int = Field(8, ge=0, description="negatives: frames of each other video of the group")
+    alpha_reg: float = Field(default=1.0, ge=0)
+    alpha_con: float = Field(default=1.0, ge=0)
+    reg_beta: float = Field(
+        default=1.0, gt=0, description="SmoothL1 turns linear beyond this distance"
+    )
+    temperature: float = Field(default=0.1, gt=0, description="tau of the contrastive loss")
+    num_intra: int = Field(
+        default=8, ge=0, description="negatives: unlikeliest frames of the video"
+    )
+    num_inter: int = Field(
+        default=8, ge=0, description="negatives: frames of the group's other videos"
+    )
 
 
 class LLMConfig(_Frozen):
     """How the language model is asked and whether it learns (step 9)."""
 
-    train: bool = Field(False, description="False: frozen, as in the paper")
-    prompt: str = Field("Question: {question} Short answer:", description="{question}, {options}")
-    max_prompt_tokens: int = Field(128, ge=1)
-    max_answer_tokens: int = Field(32, ge=1)
+    train: bool = Field(default=False, description="False: frozen, as in the paper")
+    prompt: str = Field(
+        default="Question: {question} Short answer:", description="{question}, {options}"
+    )
+    max_prompt_tokens: int = Field(default=128, ge=1)
+    max_answer_tokens: int = Field(default=32, ge=1)
 
     @model_validator(mode="after")
     def _names_the_question(self) -> LLMConfig:
@@ -61,8 +71,8 @@ class GCGConfig(_Frozen):
     preset: Literal["tiny"] = "tiny"
     profile: Literal["paper"] = "paper"
     mode: Mode = "grounding"
-    num_frames: int = Field(32, ge=1, description="T, frames sampled uniformly from a clip")
-    num_moments: int = Field(4, ge=1, description="K, frames handed to the LLM")
+    num_frames: int = Field(default=32, ge=1, description="T, frames sampled uniformly from a clip")
+    num_moments: int = Field(default=4, ge=1, description="K, frames handed to the LLM")
     grounding: GroundingConfig = GroundingConfig()
     loss: LossConfig = LossConfig()
     llm: LLMConfig = LLMConfig()

@@ -71,9 +71,7 @@ class GaussianGenerator(nn.Module):
         self.blocks = nn.ModuleList(
             EncoderBlock(width, config.num_heads, config.dropout) for _ in range(config.num_layers)
         )
-        self.pool = nn.Sequential(
-            nn.Linear(width, width // 2), nn.Tanh(), nn.Linear(width // 2, 1)
-        )
+        self.pool = nn.Sequential(nn.Linear(width, width // 2), nn.Tanh(), nn.Linear(width // 2, 1))
         self.centers = nn.Linear(width, num_moments)
 
     def forward(self, frames_PTC: Tensor, tokens_PLC: Tensor, mask_PL: Tensor) -> Tensor:

@@ -15,9 +15,7 @@ from gcg.gaussian import label_positions
 _ABSENT = -1e4
 
 
-def regression_loss(
-    centers_PK: Tensor, moments_PK: Tensor, num_frames: int, beta: float
-) -> Tensor:
+def regression_loss(centers_PK: Tensor, moments_PK: Tensor, num_frames: int, beta: float) -> Tensor:
     """L_reg = sum_k SmoothL1(mu_k - w_k/T), (P,). Labels are sorted in time, centres as given."""
     target = label_positions(moments_PK, num_frames)
     return F.smooth_l1_loss(centers_PK.float(), target, beta=beta, reduction="none").sum(dim=1)
@@ -50,9 +48,7 @@ def contrastive_loss(
     positive_PK = torch.einsum("pc,pkc->pk", description, positives)
     every_PVT = torch.einsum("pc,vtc->pvt", description, frames)
 
-    own_PT = every_PVT.gather(
-        1, video_index_P[:, None, None].expand(-1, 1, num_frames)
-    ).squeeze(1)
+    own_PT = every_PVT.gather(1, video_index_P[:, None, None].expand(-1, 1, num_frames)).squeeze(1)
     lowest = weights_PT.detach().topk(min(num_intra, num_frames), dim=1, largest=False).indices
     intra_PN = own_PT.gather(1, lowest)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 Span = tuple[float, float]
 THRESHOLDS = (0.3, 0.5)
@@ -65,17 +66,18 @@ def span_iou(one: Span, other: Span) -> float:
 
 
 def cluster_interval(
-    values: Sequence[float], clusters: Sequence[str], draws: int = 2000, level: float = 0.95
+    values: npt.ArrayLike, clusters: npt.ArrayLike, draws: int = 2000, level: float = 0.95
 ) -> tuple[float, float]:
     """Bootstrap interval of the mean of ``values``, resampling whole ``clusters`` (videos).
 
     Questions of one video are not independent; an interval over questions would be too narrow.
     Seeded, so the same rows give the same interval. Raises ValueError without values.
     """
-    if not len(values):
+    weights = np.asarray(values, dtype=np.float64)
+    if not len(weights):
         raise ValueError("no values to take an interval of")
     names, place = np.unique(np.asarray(clusters), return_inverse=True)
-    sums = np.bincount(place, weights=np.asarray(values, dtype=np.float64))
+    sums = np.bincount(place, weights=weights)
     counts = np.bincount(place)
     rng = np.random.Generator(np.random.Philox(key=0))
     picks = rng.integers(len(names), size=(draws, len(names)))

@@ -103,9 +103,7 @@ class GCGModel(nn.Module):
                     "the batch has none; run `gcg label` on the training data"
                 )
             cfg = self.config.loss
-            loss_reg = regression_loss(
-                found.centers, moments, self.config.num_frames, cfg.reg_beta
-            )
+            loss_reg = regression_loss(found.centers, moments, self.config.num_frames, cfg.reg_beta)
             with torch.no_grad():
                 description = self.text(description_ids, description_mask)[1]
             loss_con = contrastive_loss(
@@ -151,7 +149,10 @@ class GCGModel(nn.Module):
 
     @torch.no_grad()
     def score_options(
-        self, found: Grounding, qformer: tuple[Tensor, Tensor], prompt: tuple[Tensor, Tensor],
+        self,
+        found: Grounding,
+        qformer: tuple[Tensor, Tensor],
+        prompt: tuple[Tensor, Tensor],
         option_ids: Tensor,
     ) -> Tensor:
         """Log-likelihood (P, O) of each option's words after the prompt. Ids come with masks."""
@@ -160,7 +161,10 @@ class GCGModel(nn.Module):
 
     @torch.no_grad()
     def generate(
-        self, found: Grounding, qformer: tuple[Tensor, Tensor], prompt: tuple[Tensor, Tensor],
+        self,
+        found: Grounding,
+        qformer: tuple[Tensor, Tensor],
+        prompt: tuple[Tensor, Tensor],
         max_new_tokens: int,
     ) -> Tensor:
         """Greedy answer tokens (P, L'). Ids come with masks."""

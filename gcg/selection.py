@@ -25,38 +25,52 @@ class Selection:
 class _PerturbedTopK(torch.autograd.Function):
     """Perturbed maximum (Berthet et al. 2020) of the K largest, without the one-hot tensor.
 
-    The indicator is a histogram of the chosen indices. In the gradient
-    ``mean_n(<grad, onehot_n> z_n) / scale`` the inner product is a gather at those indices.
+    The indicator is a histogram of the chosen indices, and products with a one-hot are gathers.
     """
 
     @staticmethod
-    def forward(ctx: Any, weights_PT: Tensor, noise_PNT: Tensor, k: int, scale: float) -> Tensor:
+    def forward(
+        ctx: Any, weights_PT: Tensor, noise_PNT: Tensor, k: int, scale: float, diagonal: bool
+    ) -> Tensor:
         num_pairs, num_draws, num_frames = noise_PNT.shape
         perturbed = weights_PT.unsqueeze(1) + scale * noise_PNT
         indices_PNK = perturbed.topk(k, dim=-1).indices.sort(dim=-1).values
         slots = indices_PNK + num_frames * torch.arange(k, device=indices_PNK.device)
-        ones = weights_PT.new_full((1, 1), 1.0 / num_draws).expand(num_pairs, num_draws * k)
-        indicator = weights_PT.new_zeros(num_pairs, k * num_frames)
-        indicator.scatter_add_(1, slots.flatten(1), ones)
+        ones = weights_PT.new_ones(1, 1).expand(num_pairs, num_draws * k)
+        counts = weights_PT.new_zeros(num_pairs, k * num_frames)
+        counts.scatter_add_(1, slots.flatten(1), ones)
         ctx.save_for_backward(indices_PNK, noise_PNT)
-        ctx.scale = scale
-        return indicator.view(num_pairs, k, num_frames)
+        ctx.scale, ctx.diagonal = scale, diagonal
+        return (counts / num_draws).view(num_pairs, k, num_frames)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:
         indices_PNK, noise_PNT = ctx.saved_tensors
         (grad_PKT,) = grads
-        chosen = grad_PKT.gather(2, indices_PNK.transpose(1, 2))  # (P, K, n)
-        per_draw_PN = chosen.sum(dim=1) / (noise_PNT.shape[1] * ctx.scale)
-        return torch.einsum("pn,pnt->pt", per_draw_PN, noise_PNT), None, None, None
+        share = 1.0 / (noise_PNT.shape[1] * ctx.scale)
+        chosen_PNK = grad_PKT.gather(2, indices_PNK.transpose(1, 2)).transpose(1, 2)
+        if ctx.diagonal:
+            terms = chosen_PNK * noise_PNT.gather(2, indices_PNK)
+            gradient = torch.zeros_like(noise_PNT[:, 0])
+            gradient.scatter_add_(1, indices_PNK.flatten(1), terms.flatten(1))
+        else:
+            gradient = torch.einsum("pn,pnt->pt", chosen_PNK.sum(dim=2), noise_PNT)
+        return gradient * share, None, None, None, None
 
 
-def perturbed_topk(weights_PT: Tensor, noise_PNT: Tensor, k: int, scale: float) -> Tensor:
+def perturbed_topk(
+    weights_PT: Tensor, noise_PNT: Tensor, k: int, scale: float, *, diagonal: bool = False
+) -> Tensor:
     """Differentiable indicator S (P, K, T) of the K largest weights, rows ordered in time.
 
-    ``noise_PNT`` holds n standard-normal draws a pair, ``scale`` their standard deviation.
+    ``noise_PNT`` holds n standard-normal draws a pair, ``scale`` their standard deviation. The
+    gradient of an upstream G is ``mean_n(<G, onehot_n> z_n) / scale``, the perturbed optimizer's.
+    ``diagonal`` keeps only the terms of it where the drawn frame is the one whose weight moves,
+    ``mean_n(sum_k G onehot_n z_n) / scale``, as the authors' released code does.
     """
-    return _PerturbedTopK.apply(weights_PT, noise_PNT, k, scale)  # type: ignore[return-value]
+    return _PerturbedTopK.apply(  # type: ignore[return-value]
+        weights_PT, noise_PNT, k, scale, diagonal
+    )
 
 
 def hard_topk(weights_PT: Tensor, k: int) -> Tensor:
@@ -124,6 +138,8 @@ class UniformSelector:
 @dataclass(frozen=True)
 class OracleSelector:
     """The pseudo-label frames, at evaluation too: an upper bound that has seen the answer."""
+
+    num_moments: int
 
     def __call__(
         self, weights_PT: Tensor, moments_PK: Tensor | None, seeds_P: Tensor, training: bool

@@ -1,4 +1,4 @@
-"""Image side: one pass through a frozen trunk gives the Q-Former's tokens and the joint-space [CLS].
+"""Image side: one pass through a frozen trunk gives both the frame tokens and the joint [CLS].
 
 N = frames, N_I = tokens per frame incl. [CLS], D_I = vision width, D_C = joint image-text width.
 """
@@ -20,7 +20,8 @@ class JointHead(nn.Module):
 
     def __init__(self, config: InstructBlipVisionConfig, joint_width: int) -> None:
         super().__init__()
-        self.block = InstructBlipEncoderLayer(config)
+        # Its annotation names the whole model's configuration; it reads the vision part's fields.
+        self.block = InstructBlipEncoderLayer(config)  # pyright: ignore[reportArgumentType]
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.projection = nn.Linear(config.hidden_size, joint_width)
 

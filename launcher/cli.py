@@ -40,6 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
     stage.add_argument("--annotations", type=Path, metavar="CSV")
     stage.add_argument("--videos", type=Path, metavar="DIR")
     stage.add_argument("--shard-mb", type=float, default=256.0)
+    stage.add_argument("--min-shards", type=int, default=1, help="about 8 times data.streams")
     stage.add_argument("--overwrite", action="store_true")
     stage.set_defaults(run=commands.pack)
 

@@ -112,13 +112,18 @@ def _pack_rows(rows: list, out: Path, root: Path, args: argparse.Namespace) -> N
     from dataloaders.shards import pack as pack_shards
 
     with tqdm(total=len(rows), desc=f"pack {out.name}", unit="clip") as bar:
+
+        def advance(done: int, total: int) -> None:
+            bar.update()
+
         report = pack_shards(
             rows,
             out,
             root=root,
             shard_bytes=int(args.shard_mb * 2**20),
+            min_shards=args.min_shards,
             overwrite=args.overwrite,
-            progress=lambda done, total: bar.update(),
+            progress=advance,
         )
     state = "already packed" if report.reused else "packed"
     say(
@@ -141,7 +146,7 @@ def label(args: argparse.Namespace) -> int:
         source.close()
         with tqdm(total=total, desc=f"label {data.name}", unit="clip") as bar:
             folder, count = label_data(
-                data, model, name=args.name, strategy=args.strategy, on_video=lambda: bar.update()
+                data, model, name=args.name, strategy=args.strategy, on_video=bar.update
             )
         say(f"{folder}: {f'{count} labels' if count else 'labels are there already'}")
     return 0
@@ -153,7 +158,7 @@ def _model_section(args: argparse.Namespace) -> GCGConfig:
     if args.config is None:
         if args.overrides:
             raise UserError("--set: changes a run file's values; give the file with --config")
-        return GCGConfig()
+        return GCGConfig.model_validate({})
     from launcher.config import load_run_config
 
     return load_run_config(args.config, args.overrides).model

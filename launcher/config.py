@@ -28,42 +28,56 @@ class RunSection(_Section):
     """Who the run is: its folder is ``storage``/``name``, and the same name continues it."""
 
     name: Name
-    storage: Path = Field(Path("runs"), description="shared by all workers and all attempts")
-    seed: int = Field(0, ge=0, lt=2**31)
+    storage: Path = Field(
+        default=Path("runs"), description="shared by all workers and all attempts"
+    )
+    seed: int = Field(default=0, ge=0, lt=2**31)
 
 
 class DataSection(_Section):
     """What it learns from. The first six fields fix the order of batches."""
 
     train: Path
-    val: Path | None = Field(None, description="chooses the best checkpoint; never `test`")
+    val: Path | None = Field(default=None, description="chooses the best checkpoint; never `test`")
     test: Path | None = None
-    labels: Name = Field("topk", description="pseudo-labels: a folder name under <train>/labels")
-    questions_per_visit: int = Field(4, ge=1, description="questions asked per decoded clip")
-    streams: int = Field(8, ge=1, description="C: any world size that divides it sees the same batches")
-    global_batch: int = Field(32, ge=1, description="visits per optimizer step, at any world size")
-    block_shards: int = Field(4, ge=1, description="shards a stream shuffles together")
-    contrast_group: int = Field(4, ge=1, description="videos that serve each other as negatives")
-    decode_threads: int = Field(2, ge=1)
-    prefetch_steps: int = Field(2, ge=1)
-    max_bad_share: float = Field(0.05, ge=0, le=1, description="unreadable clips until it stops")
-    max_consecutive_bad: int = Field(50, ge=1)
+    labels: Name = Field(
+        default="topk", description="pseudo-labels: a folder name under <train>/labels"
+    )
+    questions_per_visit: int = Field(
+        default=4, ge=1, description="questions asked per decoded clip"
+    )
+    streams: int = Field(
+        default=8, ge=1, description="C: any world size that divides it sees the same batches"
+    )
+    global_batch: int = Field(
+        default=32, ge=1, description="visits per optimizer step, at any world size"
+    )
+    block_shards: int = Field(default=4, ge=1, description="shards a stream shuffles together")
+    contrast_group: int = Field(
+        default=4, ge=1, description="videos that serve each other as negatives"
+    )
+    decode_threads: int = Field(default=2, ge=1)
+    prefetch_steps: int = Field(default=2, ge=1)
+    max_bad_share: float = Field(
+        default=0.05, ge=0, le=1, description="unreadable clips until it stops"
+    )
+    max_consecutive_bad: int = Field(default=50, ge=1)
 
 
 class OptimSection(_Section):
     """AdamW with two learning rates, linear warm-up, then a cosine down to ``min_lr_share``."""
 
     steps: int = Field(ge=1)
-    lr: float = Field(1e-5, gt=0)
-    grounding_lr: float = Field(7e-5, gt=0)
-    weight_decay: float = Field(0.02, ge=0)
+    lr: float = Field(default=1e-5, gt=0)
+    grounding_lr: float = Field(default=7e-5, gt=0)
+    weight_decay: float = Field(default=0.02, ge=0)
     betas: tuple[
         Annotated[float, Field(ge=0, lt=1)],
         Annotated[float, Field(ge=0, lt=1)],
     ] = (0.9, 0.999)
-    warmup_steps: int = Field(0, ge=0)
-    min_lr_share: float = Field(0.0, ge=0, le=1)
-    clip_norm: float = Field(1.0, gt=0)
+    warmup_steps: int = Field(default=0, ge=0)
+    min_lr_share: float = Field(default=0.0, ge=0, le=1)
+    clip_norm: float = Field(default=1.0, gt=0)
 
 
 class EngineSection(_Section):
@@ -71,33 +85,37 @@ class EngineSection(_Section):
 
     zero: Literal[1, 2, 3] = 2
     precision: Literal["bf16", "fp32"] = "bf16"
-    micro_batch: int = Field(4, ge=1, description="visits per forward pass and worker")
+    micro_batch: int = Field(default=4, ge=1, description="visits per forward pass and worker")
 
 
 class ScaleSection(_Section):
     """Where it runs. Nothing here changes what is learned."""
 
-    num_workers: int = Field(2, ge=1)
+    num_workers: int = Field(default=2, ge=1)
     use_gpu: bool = False
-    cpus_per_worker: int = Field(1, ge=1)
-    threads_per_worker: int = Field(1, ge=1)
-    max_failures: int = Field(3, ge=-1, description="worker losses to survive; -1: any number")
-    address: str | None = Field(None, description="a Ray cluster to join; None: RAY_ADDRESS or own")
+    cpus_per_worker: int = Field(default=1, ge=1)
+    threads_per_worker: int = Field(default=1, ge=1)
+    max_failures: int = Field(
+        default=3, ge=-1, description="worker losses to survive; -1: any number"
+    )
+    address: str | None = Field(
+        default=None, description="a Ray cluster to join; None: RAY_ADDRESS or own"
+    )
 
 
 class CheckpointSection(_Section):
-    every: int = Field(100, ge=1, description="steps")
-    keep: int = Field(2, ge=1, description="the newest so many stay")
+    every: int = Field(default=100, ge=1, description="steps")
+    keep: int = Field(default=2, ge=1, description="the newest so many stay")
     keep_best: bool = True
 
 
 class EvalSection(_Section):
-    every: int = Field(0, ge=0, description="steps; 0: only at the end")
-    max_videos: int | None = Field(None, ge=1)
+    every: int = Field(default=0, ge=0, description="steps; 0: only at the end")
+    max_videos: int | None = Field(default=None, ge=1)
 
 
 class LogSection(_Section):
-    every: int = Field(10, ge=1, description="steps")
+    every: int = Field(default=10, ge=1, description="steps")
     tensorboard: bool = True
 
 
@@ -229,8 +247,8 @@ def _world_fits(config: RunConfig) -> Iterator[str]:
     worlds = [w for w in _divisors(streams) if batch % (w * micro) == 0]
     if streams % world:
         yield (
-            f"scale.num_workers = {world}: must divide data.streams = {streams}, each worker serves "
-            f"whole streams; choose one of {_divisors(streams)}, or another number of streams"
+            f"scale.num_workers = {world}: must divide data.streams = {streams}, each worker "
+            f"serves whole streams; choose one of {_divisors(streams)}, or other data.streams"
         )
     if batch % (world * micro):
         remedies = [f"num_workers in {worlds}"] if worlds else []

@@ -67,9 +67,7 @@ def _rule(detail: ErrorDetails) -> str:
     return f"{message[0].lower()}{message[1:]}; give a value of that kind"
 
 
-def _rule_of_ours(
-    detail: ErrorDetails, model: type[BaseModel], data: Mapping[str, Any]
-) -> str:
+def _rule_of_ours(detail: ErrorDetails, model: type[BaseModel], data: Mapping[str, Any]) -> str:
     # A validator of a whole section says in words which of its fields is at fault.
     loc = tuple(detail["loc"])
     message = str((detail.get("ctx") or {}).get("error", detail["msg"]))
@@ -100,9 +98,8 @@ def section_at(model: type[BaseModel], loc: tuple[int | str, ...]) -> type[BaseM
     for part in loc:
         if here is None or part not in here.model_fields:
             return None
-        annotation = here.model_fields[str(part)].annotation
-        is_section = isinstance(annotation, type) and issubclass(annotation, BaseModel)
-        here = annotation if is_section else None
+        kind: Any = here.model_fields[str(part)].annotation
+        here = kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
     return here
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,16 +11,10 @@ from torch import nn
 from ds_configs import load_profile
 from launcher.config import RunConfig
 from launcher.noise import quiet_libraries
-from launcher.optimizer import Trainable, learning_rate_share, parameter_groups
+from launcher.optimizer import learning_rate_share, parameter_groups
 
-if TYPE_CHECKING:
-    from deepspeed.runtime.engine import DeepSpeedEngine
-
-
-class TrainableModule(Trainable, Protocol):
-    """An ``nn.Module`` that names its trained parameters."""
-
-    def named_parameters(self) -> Any: ...
+# deepspeed.DeepSpeedEngine, whose own annotations fit only some of its configurations.
+Engine = Any
 
 
 def engine_profile(config: RunConfig) -> dict[str, Any]:
@@ -43,7 +37,7 @@ def engine_profile(config: RunConfig) -> dict[str, Any]:
     return profile
 
 
-def build_engine(model: nn.Module, config: RunConfig) -> DeepSpeedEngine:
+def build_engine(model: nn.Module, config: RunConfig) -> Engine:
     """Wrap ``model`` for training. ``torch.distributed`` must be initialised.
 
     Args:
@@ -74,12 +68,12 @@ def import_deepspeed(use_gpu: bool) -> Any:
     import deepspeed
     import deepspeed.ops
 
-    vars(deepspeed.ops)["__compatible_ops__"] = {}
+    deepspeed.ops.__dict__["__compatible_ops__"] = {}
     quiet_libraries()
     return deepspeed
 
 
-def set_learning_rate(engine: DeepSpeedEngine, config: RunConfig, step: int) -> float:
+def set_learning_rate(engine: Engine, config: RunConfig, step: int) -> float:
     """Set the rates for the update after ``step`` updates; return that of the first group."""
     share = learning_rate_share(step, config.optim)
     for group in engine.optimizer.param_groups:
@@ -90,8 +84,3 @@ def set_learning_rate(engine: DeepSpeedEngine, config: RunConfig, step: int) -> 
 def model_dtype(config: RunConfig) -> torch.dtype:
     """What the engine keeps the model's parameters in."""
     return torch.bfloat16 if config.engine.precision == "bf16" else torch.float32
-
-
-def close_engine(engine: DeepSpeedEngine) -> None:
-    """Release hooks and buffers."""
-    engine.destroy()

@@ -109,7 +109,9 @@ class _Answers:
             scores = self._model.score_options(found, qformer, prompt, batch.option_ids).tolist()
         words: list[str] | None = None
         if any(options is None for options in batch.meta.options):
-            tokens = self._model.generate(found, qformer, prompt, self._config.llm.max_answer_tokens)
+            tokens = self._model.generate(
+                found, qformer, prompt, self._config.llm.max_answer_tokens
+            )
             words = self._tokenizer.decode_batch(tokens.tolist(), skip_special_tokens=True)
         weights = self._weights(found, batch.moments)
         return [

@@ -35,7 +35,7 @@ def label_data(
     name: str = "topk",
     strategy: str = "topk",
     threads: int = 2,
-    on_video: Callable[[], None] = lambda: None,
+    on_video: Callable[[], object] = lambda: None,
 ) -> tuple[Path, int]:
     """Label every question of ``data``; return the label folder and how many labels it holds.
 
@@ -83,7 +83,7 @@ class _Labeller:
         self._coder = build_coders(config).clip
 
     def shard(
-        self, source: Source, number: int, threads: int, on_video: Callable[[], None]
+        self, source: Source, number: int, threads: int, on_video: Callable[[], object]
     ) -> Iterator[Label]:
         """Labels of one shard's questions, clips decoded ahead in threads."""
         fetcher = Fetcher(source, None, self._config.num_frames, HostDecoder(self._size))
@@ -105,8 +105,7 @@ class _Labeller:
     @torch.no_grad()
     def _clip(self, clip: Clip) -> Iterator[Label]:
         questions = clip.video.questions
-        texts = [describe(q.question, q.answer) if q.statement is None else q.statement
-                 for q in questions]
+        texts = [q.statement or describe(q.question, q.answer) for q in questions]
         _, joint_1TC = frames_through(self._vision, clip.frames.pixels[None])
         description = self._text(*padded(self._coder, texts))[1]
         similarity_PT = similarities(joint_1TC[0], description)

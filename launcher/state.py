@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,11 +31,9 @@ from launcher.checkpoint import (
     record_best,
 )
 from launcher.config import RunConfig, fingerprint
+from launcher.engine import Engine
 from launcher.errors import CheckpointError
 from launcher.run_folder import RunFolder
-
-if TYPE_CHECKING:
-    from deepspeed.runtime.engine import DeepSpeedEngine
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +62,7 @@ class CheckpointKeeper:
 
     def __init__(
         self,
-        engine: DeepSpeedEngine,
+        engine: Engine,
         config: RunConfig,
         folder: RunFolder,
         *,
@@ -162,13 +160,13 @@ def check_fits(
     problems = []
     if meta["world_size"] != world_size:
         problems.append(
-            f"scale.num_workers = {world_size}: {path} was written by {meta['world_size']} workers; "
-            f"continue with {meta['world_size']}, or begin a new run.name"
+            f"scale.num_workers = {world_size}: {path} was written by {meta['world_size']} "
+            f"workers; continue with {meta['world_size']}, or begin a new run.name"
         )
     if meta["zero"] != config.engine.zero:
         problems.append(
-            f"engine.zero = {config.engine.zero}: {path} was written with ZeRO stage {meta['zero']}; "
-            f"continue with {meta['zero']}, or begin a new run.name"
+            f"engine.zero = {config.engine.zero}: {path} was written with ZeRO stage "
+            f"{meta['zero']}; continue with {meta['zero']}, or begin a new run.name"
         )
     if meta["config"] != fingerprint(config):
         problems.append(

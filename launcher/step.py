@@ -10,18 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from launcher.config import RunConfig
-from launcher.engine import model_dtype, set_learning_rate
+from launcher.engine import Engine, model_dtype, set_learning_rate
 from launcher.errors import RunStoppedError
-
-if TYPE_CHECKING:
-    from deepspeed.runtime.engine import DeepSpeedEngine
 
 PARTS = ("loss_vqa", "loss_reg", "loss_con")
 
@@ -53,11 +50,15 @@ class TrainStep:
         config: gives the weights of the losses, the accumulation and the learning rate.
     """
 
-    def __init__(self, engine: DeepSpeedEngine, config: RunConfig) -> None:
+    def __init__(self, engine: Engine, config: RunConfig) -> None:
         self._engine = engine
         self._config = config
         weights = config.model.loss
-        self._weights = {"loss_vqa": 1.0, "loss_reg": weights.alpha_reg, "loss_con": weights.alpha_con}
+        self._weights = {
+            "loss_vqa": 1.0,
+            "loss_reg": weights.alpha_reg,
+            "loss_con": weights.alpha_con,
+        }
 
     def __call__(self, micro: Sequence[MicroBatch], step: int, num_pairs: int) -> StepResult:
         """Make update number ``step`` (from 0).

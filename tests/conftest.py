@@ -6,13 +6,18 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# Shared machines stall now and then: a slow example is no failure, and examples are not random.
+settings.register_profile("gcg", deadline=None, derandomize=True)
+settings.load_profile("gcg")
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of real clips and annotations that lies beside the checkout, where there is one."""
+    """The folder of real clips and annotations beside the checkout, where there is one."""
     folder = Path(os.environ.get("GCG_SHARED", ROOT.parent / "shared"))
     if not (folder / "videos").is_dir():
         pytest.skip(f"no real test data: {folder} is absent (set GCG_SHARED to its place)")

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from torch.multiprocessing.spawn import spawn
 
 
 def run_ranks(
@@ -32,10 +32,9 @@ def run_ranks(
         TimeoutError: the ranks took longer than ``timeout_s``.
     """
     with tempfile.TemporaryDirectory() as place:
-        context = mp.start_processes(
+        context: Any = spawn(
             _rank_main, (world_size, place, function, args), world_size, join=False
         )
-        assert context is not None
         deadline = time.monotonic() + timeout_s
         while not context.join(timeout=1):
             if time.monotonic() > deadline:

@@ -36,7 +36,7 @@ def make_corpus(
     seed: int = 0,
     num_videos: int = 200,
     questions_per_video: int = 16,
-    on_clip: Callable[[str], None] = lambda key: None,
+    on_clip: Callable[[str], object] = lambda key: None,
 ) -> dict[str, Path]:
     """Write ``folder/videos/*.mp4`` and ``folder/{train,val,test}.jsonl``; return the manifests.
 

@@ -8,6 +8,7 @@ long event and the answer a short one.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 
@@ -45,7 +46,7 @@ def _candidates(scene: Scene) -> Iterator[tuple[str, str, str, Event]]:
         yield "what", f"What does {event.actor} do?", event.action, event
         if sum(other.action == event.action for other in events) == 1:
             yield "which", f"Which object {event.action}?", event.actor, event
-    for first, second in zip(events, events[1:], strict=False):
+    for first, second in pairwise(events):
         after, before = "after", "before"
         if first.is_long != second.is_long:
             # Only the direction whose question names the long event is asked of such a pair.

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -16,7 +17,7 @@ _BITS = 8
 
 
 def picture(number: int, width: int = 160, height: int = 120) -> np.ndarray:
-    """uint8 (H, W, 3): a moving texture under a row of black and white blocks that spell `number`."""
+    """uint8 (H, W, 3): a moving texture under a row of black and white blocks spelling `number`."""
     rows, columns = np.mgrid[:height, :width]
     wave = 60 * np.sin((columns + 3 * number) / 9.0) * np.cos((rows - 2 * number) / 7.0)
     image = np.stack([128 + wave, 110 - wave / 2, 90 + rows / 2 + wave / 3], axis=-1)
@@ -50,7 +51,8 @@ def make_clip(
 ) -> bytes:
     """A clip of `picture`s at 25 frames a second; `stamps` are other time stamps, in 1/100 s."""
     file = io.BytesIO()
-    with av.open(file, "w", format=container, container_options=dict(container_options or {})) as out:
+    settings = dict(container_options or {})
+    with av.open(file, "w", format=container, container_options=settings) as out:
         tracks = []
         for number in range(streams):
             track = out.add_stream(codec, rate=25, options=dict(options or {}))
@@ -58,6 +60,7 @@ def make_clip(
             track.pix_fmt = pixel_format
             track.time_base = Fraction(1, 100)
             track.codec_context.time_base = Fraction(1, 100)
+            track.codec_context.thread_count = 1  # x264 cuts frames into a slice per thread
             if rotation:
                 track.set_display_rotation(rotation)
             tracks.append(track)
@@ -75,7 +78,8 @@ def make_clip(
 
 @lru_cache(maxsize=64)
 def _cached(codec: str, items: tuple) -> bytes:
-    return make_clip(codec, **{k: dict(v) if k.endswith("options") else v for k, v in items})
+    settings: dict[str, Any] = {k: dict(v) if k.endswith("options") else v for k, v in items}
+    return make_clip(codec, **settings)
 
 
 def clip(codec: str = "libx264", **settings: object) -> bytes:
@@ -98,14 +102,24 @@ def digest(image: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(image).tobytes()).hexdigest()
 
 
-def remux(data: bytes, container: str, *, drop: Sequence[int] = (), cut: int | None = None) -> bytes:
-    """The same packets in another container, without those numbered `drop` and those from `cut`."""
+def cut_by_edit_list(data: bytes, hidden: int) -> bytes:
+    """An MP4 whose first `hidden` frames an edit list hides: their time stamps are negative."""
     file = io.BytesIO()
-    with av.open(io.BytesIO(data)) as source, av.open(file, "w", format=container) as out:
-        stream = out.add_stream_from_template(source.streams.video[0])
-        for number, packet in enumerate(source.demux(video=0)):
-            if packet.dts is None or number in drop or (cut is not None and number >= cut):
+    with av.open(io.BytesIO(data)) as source, av.open(file, "w", format="mp4") as out:
+        template = source.streams.video[0]
+        assert template.time_base is not None
+        shift = int(hidden / 25 / template.time_base)
+        stream = out.add_stream_from_template(template)
+        for packet in source.demux(template):
+            if packet.dts is None or packet.pts is None:
                 continue
             packet.stream = stream
+            packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
             out.mux(packet)
     return file.getvalue()
+
+
+def packet_positions(data: bytes) -> list[tuple[int, int]]:
+    """(byte offset, size) of each packet of the first video stream, in decoding order."""
+    with av.open(io.BytesIO(data)) as source:
+        return [(p.pos or 0, p.size) for p in source.demux(video=0) if p.size]

@@ -7,7 +7,7 @@ import os
 import tarfile
 
 import pytest
-from webdataset.tariterators import tarfile_samples
+from webdataset.tariterators import group_by_keys, tar_file_iterator
 
 from dataloaders.errors import DataError
 from dataloaders.index import INDEX_NAME, read_entries, read_index
@@ -48,8 +48,9 @@ def test_shards_hold_the_clips_and_the_probed_facts(tmp_path, clips):
 
 def test_webdataset_reads_them(tmp_path, clips):
     report = pack(clips, tmp_path / "out", root=tmp_path)
-    shard = tmp_path / "out" / report.shards[0].name
-    samples = list(tarfile_samples([{"url": str(shard)}]))
+    with (tmp_path / "out" / report.shards[0].name).open("rb") as stream:
+        members = ({**member, "__url__": "shard"} for member in tar_file_iterator(stream))
+        samples = list(group_by_keys(members))
     assert [s["__key__"] for s in samples] == [v.id for v in clips]
     assert samples[2]["mp4"] == clip_bytes(2)
     assert json.loads(samples[2]["json"])["id"] == "v002"
@@ -141,6 +142,16 @@ def test_an_interrupted_pack_is_no_data_set_and_is_made_again(tmp_path, clips):
     assert len(report.shards) == 1
     assert sorted(p.name for p in out.glob("*.tar")) == ["shard-000000.tar"]
     assert not list(out.glob("*.partial"))
+
+
+@pytest.mark.parametrize("number", [2, 3, 5])
+def test_small_data_sets_can_have_several_shards(tmp_path, clips, number):
+    clips.append(video(5))
+    write_clips(tmp_path / "more", clips)
+    report = pack(clips, tmp_path / "out", root=tmp_path / "more", min_shards=number)
+    assert len(report.shards) >= number
+    with pytest.raises(DataError, match="min_shards: 0"):
+        pack(clips, tmp_path / "out", root=tmp_path, min_shards=0)
 
 
 def test_lost_shards_are_packed_again(tmp_path, clips):

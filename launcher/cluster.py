@@ -1,0 +1,151 @@
+"""Ray owns the processes: start or join a cluster, run the workers, start them again when lost."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from launcher.config import RunConfig
+from launcher.errors import RunStoppedError
+from launcher.noise import quiet_environment
+from launcher.progress import Progress
+from launcher.run_folder import RunFolder, read_json
+
+logger = logging.getLogger(__name__)
+
+# Workers exchange tensors by gloo or NCCL; Ray's object store only carries the run file.
+_OBJECT_STORE_BYTES = 100 * 2**20
+
+
+def run_on_cluster(config: RunConfig) -> None:
+    """Train to the end, through the loss of up to ``scale.max_failures`` worker groups.
+
+    Args:
+        config: with absolute paths; ``storage`` is seen by every worker.
+
+    Raises:
+        RunStoppedError: a rule stopped the run.
+        ray.train.TrainingFailedError: workers failed more often than allowed.
+    """
+    quiet_environment()
+    folder = RunFolder(config.folder)
+    folder.stopped.unlink(missing_ok=True)
+    with ray_cluster(config):
+        trainer = build_trainer(config)
+        with Progress(folder.metrics, config.optim.steps, config.run.name):
+            _interruptible(trainer.fit)
+    stopped = read_json(folder.stopped)
+    if stopped is not None:
+        raise RunStoppedError(stopped["lines"])
+
+
+def _interruptible(fit: Callable[[], Any]) -> None:
+    """Call ``fit`` so that Ctrl-C ends this process as it would any other.
+
+    In the main thread Ray Train installs a handler that exits with code 0, as if all were done.
+    """
+    failure: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            fit()
+        except BaseException as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=call, name="ray-train", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(timeout=0.5)
+    if failure:
+        raise failure[0]
+
+
+def build_trainer(config: RunConfig) -> Any:
+    """The ``TorchTrainer`` of a run. Ray must be initialised."""
+    from ray.train import FailureConfig, ScalingConfig
+    from ray.train import RunConfig as RayRunConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    from launcher.worker import ray_worker
+
+    scale = config.scale
+    return TorchTrainer(
+        ray_worker,
+        train_loop_config={"config": config.model_dump(mode="json")},
+        torch_config=TorchConfig(backend="nccl" if scale.use_gpu else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=scale.num_workers,
+            use_gpu=scale.use_gpu,
+            resources_per_worker={
+                "CPU": scale.cpus_per_worker,
+                **({"GPU": 1} if scale.use_gpu else {}),
+            },
+        ),
+        run_config=RayRunConfig(
+            name=config.run.name,
+            storage_path=str(config.run.storage),
+            failure_config=FailureConfig(max_failures=scale.max_failures),
+            worker_runtime_env={"env_vars": worker_environment(config)},
+        ),
+    )
+
+
+def worker_environment(config: RunConfig) -> dict[str, str]:
+    """What a worker's environment holds before it imports anything."""
+    environment = {
+        "OMP_NUM_THREADS": str(config.scale.threads_per_worker),
+        "TOKENIZERS_PARALLELISM": "false",  # the loader has threads of its own
+    }
+    if not config.scale.use_gpu:
+        environment["DS_ACCELERATOR"] = "cpu"
+    return environment
+
+
+@contextmanager
+def ray_cluster(config: RunConfig) -> Iterator[None]:
+    """Ray for the time of a run: joined if there is a cluster to join, else one of our own.
+
+    A cluster of our own lives on this machine, without a dashboard, and ends with this process
+    even if that is killed: Ray ties its processes to ours.
+    """
+    import ray
+
+    address = config.scale.address or os.environ.get("RAY_ADDRESS")
+    options: dict[str, Any] = {
+        "logging_level": logging.ERROR,
+        "log_to_driver": False,  # workers log into the run's folder
+    }
+    if address:
+        ray.init(address=address, **options)
+        _warn_if_too_small(config)
+    else:
+        ray.init(
+            address="local",
+            num_cpus=config.scale.num_workers * config.scale.cpus_per_worker,
+            include_dashboard=False,
+            object_store_memory=_OBJECT_STORE_BYTES,
+            **options,
+        )
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _warn_if_too_small(config: RunConfig) -> None:
+    import ray
+
+    have = ray.cluster_resources()
+    scale = config.scale
+    for kind, per_worker in (("CPU", scale.cpus_per_worker), ("GPU", int(scale.use_gpu))):
+        need = per_worker * scale.num_workers
+        if have.get(kind, 0) < need:
+            logger.warning(
+                "the cluster has %g %ss, %d workers need %d: waiting until it has grown",
+                have.get(kind, 0), kind, scale.num_workers, need,
+            )  # fmt: skip

@@ -1,0 +1,78 @@
+"""The training data of one worker, from the run file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dataloaders.fetch import HostDecoder
+from dataloaders.labels import LabelSet
+from dataloaders.loader import Loader
+from dataloaders.plan import Plan
+from dataloaders.quarantine import Quarantine
+from dataloaders.source import TarSource
+from gcg.config import GCGConfig
+from launcher.build import Parts, build_collator
+from launcher.config import RunConfig
+
+
+def needs_labels(model: GCGConfig) -> bool:
+    """Whether training in this mode reads pseudo-labels."""
+    return model.mode in ("grounding", "oracle")
+
+
+def labels_folder(config: RunConfig, data: Path) -> Path:
+    return data / "labels" / config.data.labels
+
+
+def build_plan(config: RunConfig, source: TarSource) -> Plan:
+    """The order of the run's batches.
+
+    Raises:
+        DataError: too few shards or visits for the run's streams and batch.
+    """
+    return Plan.for_source(
+        source,
+        seed=config.run.seed,
+        num_streams=config.data.streams,
+        global_batch=config.data.global_batch,
+        questions_per_visit=config.data.questions_per_visit,
+        block_shards=config.data.block_shards,
+    )
+
+
+def build_loader(
+    config: RunConfig, parts: Parts, rank: int, world_size: int, quarantine: Path
+) -> tuple[TarSource, Loader]:
+    """The packed data and the loader of one rank's batches. Close both, the loader first.
+
+    Args:
+        quarantine: file to list this rank's unreadable clips in.
+
+    Raises:
+        DataError: the data or its labels cannot be used for this run.
+    """
+    data = config.data
+    source = TarSource(data.train)
+    labels = None
+    if needs_labels(config.model):
+        labels = LabelSet(labels_folder(config, data.train))
+    loader = Loader(
+        source,
+        build_plan(config, source),
+        build_collator(config.model, parts.coders, config.run.seed),
+        HostDecoder(parts.image_size),
+        num_frames=config.model.num_frames,
+        rank=rank,
+        world_size=world_size,
+        micro_batch=config.engine.micro_batch,
+        contrast_group=data.contrast_group,
+        labels=labels,
+        quarantine=Quarantine(
+            quarantine,
+            max_bad_share=data.max_bad_share,
+            max_consecutive=data.max_consecutive_bad,
+        ),
+        decode_threads=data.decode_threads,
+        prefetch_steps=data.prefetch_steps,
+    )
+    return source, loader

@@ -1,0 +1,89 @@
+"""What a run says about itself: ``metrics.jsonl`` and TensorBoard scalars. Written by rank 0.
+
+A line of ``metrics.jsonl`` is one JSON object with ``kind``: ``train`` (a logged step), ``val``
+(a validation), ``saved`` (a checkpoint) or ``start`` (an attempt began, at which step). A resumed
+run drops the lines past the step it continues from, so each step is there once.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from launcher.run_folder import RunFolder, write_text
+
+
+class RunLog:
+    """Appends to a run's metrics.
+
+    Args:
+        folder: the run's folder.
+        step: the step the run continues from; lines past it are dropped.
+        tensorboard: also write event files.
+    """
+
+    def __init__(self, folder: RunFolder, step: int, *, tensorboard: bool) -> None:
+        drop_after(folder.metrics, step)
+        folder.metrics.parent.mkdir(parents=True, exist_ok=True)
+        self._file = folder.metrics.open("a", encoding="utf-8")
+        self._board: Any = None
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(
+                str(folder.root / "tensorboard"), purge_step=step + 1, max_queue=100
+            )
+
+    def write(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
+        """Add a line; its numbers (not lists or texts) also go to TensorBoard as ``kind/name``."""
+        row = {"kind": kind, "step": step, "time": round(time.time(), 3), **values}
+        self._file.write(json.dumps(_plain(row), allow_nan=False) + "\n")
+        self._file.flush()
+        if self._board is not None and kind in ("train", "val"):
+            for name, value in values.items():
+                if isinstance(value, (int, float)) and not isinstance(value, bool):
+                    self._board.add_scalar(f"{kind}/{name}", value, step)
+
+    def close(self) -> None:
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """All whole lines of a metrics file; a last line that a killed run left half is not one."""
+    rows = []
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return []
+    for line in text.splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and "kind" in row and "step" in row:
+            rows.append(row)
+    return rows
+
+
+def drop_after(path: Path, step: int) -> None:
+    """Rewrite a metrics file without the lines past ``step`` and without broken ones."""
+    if path.exists():
+        kept = [row for row in read_metrics(path) if row["step"] <= step]
+        write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
+
+
+def _plain(value: Any) -> Any:
+    # NaN is not JSON: a figure that does not exist is null.
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value

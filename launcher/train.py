@@ -1,0 +1,112 @@
+"""Train: ``python -m launcher.train --config FILE [--set section.key=value ...]``.
+
+Running the same command again continues an interrupted run. Exit code 0: the run is complete;
+2: something a user must put right, a line each on stderr; 130: interrupted; 1: anything else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from launcher.config import RunConfig, load_run_config
+from launcher.errors import UserError
+from launcher.run_folder import RunFolder
+
+logger = logging.getLogger(__name__)
+
+
+def train(config: RunConfig) -> None:
+    """Bring a run to its end: nothing to do if it is there, else from where it was.
+
+    Raises:
+        UserError: with all that a user must put right.
+    """
+    from launcher.cluster import run_on_cluster
+    from launcher.preflight import claim, preflight
+
+    config = with_absolute_paths(config)
+    preflight(config)
+    folder = RunFolder(config.folder)
+    if folder.is_complete:
+        logger.info("%s: is already complete; its weights are in %s", folder.root, folder.final)
+        return
+    claim(config)
+    run_on_cluster(config)
+    logger.info("%s: complete; its weights are in %s", folder.root, folder.final)
+
+
+def with_absolute_paths(config: RunConfig) -> RunConfig:
+    """Workers may run in another folder than the command."""
+    data = {
+        split: path.absolute()
+        for split in ("train", "val", "test")
+        if (path := getattr(config.data, split)) is not None
+    }
+    storage = config.run.storage.absolute()
+    return config.model_copy(
+        update={
+            "run": config.run.model_copy(update={"storage": storage}),
+            "data": config.data.model_copy(update=data),
+        }
+    )
+
+
+def run_command(action: Callable[[], int]) -> int:
+    """Call ``action`` and turn its outcome into an exit code, with a line each for user errors."""
+    from dataloaders.errors import DataError
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        return action()
+    except UserError as error:
+        sys.stderr.writelines(f"error: {line}\n" for line in error.lines)
+        return 2
+    except DataError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; run the same command again to continue\n")
+        return 130
+
+
+def train_file(path: Path, overrides: Sequence[str] = ()) -> int:
+    """Train what a run file describes; returns 0.
+
+    Raises:
+        UserError: with all that a user must put right.
+        KeyboardInterrupt: on Ctrl-C and on SIGTERM.
+    """
+    signal.signal(signal.SIGTERM, _interrupt)
+    train(load_run_config(path, overrides))
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m launcher.train", description="Train GCG.")
+    parser.add_argument("--config", type=Path, required=True, help="the run file (YAML)")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="section.key=value",
+        dest="overrides",
+        help="override one value of the run file; may be given again",
+    )
+    options = parser.parse_args(arguments)
+    return run_command(lambda: train_file(options.config, options.overrides))
+
+
+def _interrupt(number: int, frame: object) -> NoReturn:
+    # As Ctrl-C: leave through the `finally`s, so that the cluster is closed.
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,70 @@
+"""The life of one training worker: build → restore → train → close."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import torch.distributed as dist
+
+from launcher.checkpoint import newest
+from launcher.config import RunConfig, parse_run_config
+from launcher.errors import UserError
+from launcher.job import Job, Report, build_job, restore
+from launcher.loop import train
+from launcher.noise import log_to_file, quiet_libraries
+from launcher.run_folder import RunFolder, write_json
+from launcher.weights import write_final
+
+logger = logging.getLogger(__name__)
+
+
+def ray_worker(settings: dict[str, Any]) -> None:
+    """What Ray Train runs in every worker; ``settings["config"]`` is the run file's tree."""
+    import ray.train
+
+    def report(figures: Mapping[str, Any]) -> None:
+        ray.train.report(dict(figures))
+
+    run_worker(parse_run_config(settings["config"]), report)
+
+
+def run_worker(config: RunConfig, report: Report) -> None:
+    """Do this rank's part of a run, in a process that has joined ``torch.distributed``.
+
+    A rule that stops the run (bad data, a loss that is no number) is met by all ranks together;
+    it is written to ``stopped.json`` for the driver, and the worker ends without an error, since
+    trying again would change nothing.
+    """
+    folder, rank = RunFolder(config.folder), dist.get_rank()
+    with log_to_file(folder.log(rank)):
+        quiet_libraries()
+        try:
+            _build_restore_train(config, report)
+        except UserError as error:
+            logger.error("%s", error)
+            if rank == 0:
+                write_json(folder.stopped, {"lines": error.lines})
+        except Exception:
+            logger.exception("worker %d failed", rank)
+            raise
+
+
+def _build_restore_train(config: RunConfig, report: Report) -> None:
+    job = build_job(config, report)
+    try:
+        train(job, restore(job))
+        finish(job)
+    finally:
+        job.close()
+
+
+def finish(job: Job) -> None:
+    """Write the run's ``final`` folder from its last checkpoint. Every rank calls it."""
+    if dist.get_rank() == 0:
+        last = newest(job.folder)
+        assert last is not None
+        assert last.step == job.config.optim.steps, last.path
+        write_final(job.folder, job.config, last)
+    dist.barrier()

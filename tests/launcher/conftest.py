@@ -1,0 +1,73 @@
+"""Packed and labelled real clips for the tests that train."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gcg.config import GCGConfig
+from launcher.config import RunConfig, parse_run_config
+
+MODEL: dict[str, Any] = {
+    "num_frames": 8,
+    "num_moments": 2,
+    "llm": {"train": True},
+    "grounding": {"noise_samples": 20},
+}
+
+MakeConfig = Callable[..., RunConfig]
+
+
+@pytest.fixture(scope="session")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``train`` and ``val`` shards of the sample corpus, with labels."""
+    from dataloaders.manifest import read_manifest
+    from dataloaders.moments.corpus import make_corpus
+    from dataloaders.shards import pack
+    from launcher.label import label_data
+
+    root = tmp_path_factory.mktemp("corpus")
+    manifests = make_corpus(root / "raw", num_videos=20, questions_per_video=6)
+    for split in ("train", "val"):
+        out = root / split
+        rows = list(read_manifest(manifests[split]))
+        pack(rows, out, root=manifests[split].parent, shard_bytes=200_000)
+        label_data(out, GCGConfig(**MODEL))
+    return root
+
+
+def run_tree(packed: Path, storage: Path, **sections: dict[str, Any]) -> dict[str, Any]:
+    """A short run of the packed clips; changes are given as ``section={...}``."""
+    tree: dict[str, dict[str, Any]] = {
+        "run": {"name": "test", "storage": str(storage)},
+        "data": {
+            "train": str(packed / "train"),
+            "val": str(packed / "val"),
+            "streams": 2,
+            "global_batch": 4,
+            "contrast_group": 2,
+            "decode_threads": 1,
+        },
+        "model": MODEL,
+        "optim": {"steps": 4, "lr": 1e-3, "grounding_lr": 1e-3, "warmup_steps": 1},
+        "engine": {"micro_batch": 2},
+        "checkpoint": {"every": 2},
+        "eval": {"max_videos": 2},
+        "log": {"every": 1, "tensorboard": False},
+    }
+    for name, section in sections.items():
+        tree[name] = {**tree.get(name, {}), **section}
+    return tree
+
+
+@pytest.fixture
+def make_config(packed: Path, tmp_path: Path) -> MakeConfig:
+    """Run files for the packed clips; changes are given as ``section={...}``."""
+
+    def make(**sections: dict[str, Any]) -> RunConfig:
+        return parse_run_config(run_tree(packed, tmp_path / "runs", **sections))
+
+    return make

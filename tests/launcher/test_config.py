@@ -1,0 +1,249 @@
+"""The run file: what is accepted, and what a user is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from launcher.config import (
+    RunConfig,
+    cross_check,
+    dump,
+    fingerprint,
+    load_run_config,
+    parse_run_config,
+    trajectory,
+)
+from launcher.config_file import apply_override
+from launcher.errors import ConfigError
+
+MINIMAL: dict[str, Any] = {
+    "run": {"name": "demo"},
+    "data": {"train": "packed/train"},
+    "optim": {"steps": 100},
+}
+
+
+def write(folder: Path, tree: object) -> Path:
+    path = folder / "run.yaml"
+    path.write_text(yaml.safe_dump(tree), encoding="utf-8")
+    return path
+
+
+def lines_of(tree: dict[str, Any]) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        parse_run_config(tree)
+    assert all("\n" not in line for line in caught.value.lines)
+    return caught.value.lines
+
+
+def changed(**sections: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: {**MINIMAL.get(name, {}), **sections.get(name, {})}
+        for name in MINIMAL.keys() | sections.keys()
+    }
+
+
+def test_defaults_fit_each_other():
+    config = parse_run_config(MINIMAL)
+    assert config.accumulation == 4
+    assert config.folder == Path("runs/demo")
+
+
+def test_dump_reads_back_equal(tmp_path: Path):
+    config = parse_run_config(changed(optim={"lr": 3e-4}, eval={"max_videos": 7}))
+    path = tmp_path / "config.yaml"
+    path.write_text(dump(config), encoding="utf-8")
+    assert load_run_config(path) == config
+
+
+def test_all_problems_are_told_at_once():
+    lines = lines_of(
+        {
+            "run": {"name": "a/b"},
+            "data": {"trian": "x", "streams": 0},
+            "optim": {"steps": "many", "lr": float("inf")},
+            "engine": {"zero": 4},
+            "nonsense": 1,
+        }
+    )
+    starts = [line.split(" ", 1)[0].rstrip(":") for line in lines]
+    assert starts == [
+        "run.name",
+        "data.train",
+        "data.streams",
+        "data.trian",
+        "optim.steps",
+        "optim.lr",
+        "engine.zero",
+        "nonsense",
+    ]
+    assert "did you mean 'train'?" in lines[3]
+    assert all(";" in line for line in lines)  # a remedy
+
+
+def test_more_moments_than_frames_names_the_field():
+    (line,) = lines_of(changed(model={"num_frames": 8, "num_moments": 9}))
+    assert line.startswith("model.num_moments = 9: ")
+    assert "K <= T" in line
+
+
+def test_a_default_at_fault_is_shown():
+    (line,) = lines_of(changed(model={"num_frames": 2}))
+    assert line.startswith("model.num_moments = 4: ")
+
+
+@pytest.mark.parametrize(
+    ("sections", "start"),
+    [
+        ({"scale": {"num_workers": 3}}, "scale.num_workers = 3: must divide data.streams = 8"),
+        ({"engine": {"micro_batch": 12}}, "data.global_batch = 32: must be engine.micro_batch"),
+        ({"data": {"streams": 5}}, "scale.num_workers = 2: must divide data.streams = 5"),
+        ({"data": {"contrast_group": 3}}, "data.contrast_group = 3: must divide"),
+        ({"optim": {"warmup_steps": 100}}, "optim.warmup_steps = 100: must be less than"),
+        ({"eval": {"every": 10}}, "eval.every = 10: there is no data.val"),
+    ],
+)
+def test_sections_are_checked_against_each_other(sections: dict[str, Any], start: str):
+    assert any(line.startswith(start) for line in lines_of(changed(**sections)))
+
+
+def test_a_batch_that_does_not_fit_lists_what_would():
+    lines = lines_of(changed(engine={"micro_batch": 16}, scale={"num_workers": 4}))
+    assert "num_workers in [1, 2]" in lines[0]
+    assert "micro_batch in [1, 2, 4, 8]" in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("override", "path", "value"),
+    [
+        ("optim.lr=1e-4", ("optim", "lr"), 1e-4),
+        ("engine.precision=fp32", ("engine", "precision"), "fp32"),
+        ("log.tensorboard=false", ("log", "tensorboard"), False),
+        ("optim.betas=[0.8, 0.95]", ("optim", "betas"), (0.8, 0.95)),
+        ("model.llm.train=true", ("model", "llm", "train"), True),
+        ("eval.max_videos=null", ("eval", "max_videos"), None),
+    ],
+)
+def test_overrides_are_typed_as_yaml(
+    tmp_path: Path, override: str, path: tuple[str, ...], value: object
+):
+    found: Any = load_run_config(write(tmp_path, MINIMAL), [override])
+    for part in path:
+        found = getattr(found, part)
+    assert found == value
+
+
+def test_every_bad_override_is_told(tmp_path: Path):
+    with pytest.raises(ConfigError) as caught:
+        load_run_config(write(tmp_path, MINIMAL), ["lr", "run.name.x=1", "a.=2", "optim.lr=[1"])
+    assert len(caught.value.lines) == 4
+
+
+def test_an_unknown_override_is_an_unknown_key(tmp_path: Path):
+    with pytest.raises(ConfigError, match=r"optim\.leaning_rate = 1: unknown key"):
+        load_run_config(write(tmp_path, MINIMAL), ["optim.leaning_rate=1"])
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("run: {name: x\n", "line"),
+        ("run: {name: x}\nrun: {name: y}\n", "'run' is given twice"),
+        ("- 1\n", "holds a list"),
+        ("a: 2024-13-01\n", "correct the YAML"),
+    ],
+)
+def test_unreadable_files(tmp_path: Path, text: str, says: str):
+    path = tmp_path / "run.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match=says):
+        load_run_config(path)
+
+
+def test_absent_binary_and_empty_files(tmp_path: Path):
+    with pytest.raises(ConfigError, match="No such file"):
+        load_run_config(tmp_path / "none.yaml")
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="UTF-8"):
+        load_run_config(tmp_path / "binary")
+    (tmp_path / "empty").write_bytes(b"")
+    with pytest.raises(ConfigError, match=r"run: is required"):
+        load_run_config(tmp_path / "empty")
+
+
+def test_only_what_is_learned_is_in_the_fingerprint():
+    base = parse_run_config(MINIMAL)
+    elsewhere = parse_run_config(
+        changed(run={"storage": "/other"}, log={"every": 3}, checkpoint={"keep": 9})
+    )
+    assert fingerprint(base) == fingerprint(elsewhere)
+    other = parse_run_config(changed(optim={"lr": 2e-5}))
+    assert fingerprint(base) != fingerprint(other)
+    assert trajectory(other)["optim.lr"] == 2e-5
+
+
+junk = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    tree=st.dictionaries(
+        st.sampled_from([*RunConfig.model_fields, "other"]),
+        junk
+        | st.dictionaries(
+            st.sampled_from(["name", "train", "steps", "lr", "zero", "keep", "betas", "mode"]), junk
+        ),
+    )
+)
+def test_any_tree_is_accepted_or_explained(tree: dict[str, Any]):
+    lines = ["accepted"]
+    try:
+        parse_run_config(tree)
+    except ConfigError as error:
+        lines = error.lines
+    assert lines
+    assert all(line and "\n" not in line for line in lines)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    batch=st.integers(1, 64),
+    micro=st.integers(1, 16),
+    world=st.integers(1, 16),
+    streams=st.integers(1, 16),
+)
+def test_accepted_arithmetic_adds_up(batch: int, micro: int, world: int, streams: int):
+    tree = changed(
+        data={"global_batch": batch, "streams": streams, "contrast_group": 1},
+        engine={"micro_batch": micro},
+        scale={"num_workers": world},
+    )
+    fits = batch % (micro * world) == 0 and streams % world == 0 and batch % streams == 0
+    if fits:
+        config = parse_run_config(tree)
+        assert config.accumulation * micro * world == batch
+        assert not list(cross_check(config))
+    else:
+        assert lines_of(tree)
+
+
+@given(text=st.text(max_size=30))
+def test_any_override_is_applied_or_explained(text: str):
+    lines = ["applied"]
+    try:
+        apply_override({"run": {"name": "x"}}, text)
+    except ConfigError as error:
+        lines = error.lines
+    assert len(lines) == 1
