@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -86,11 +87,11 @@ def decode_strictly(codec: VideoCodecContext) -> None:
 
     Call before the first packet. A stream that decodes so without an exception decodes to the same
     frames under any number of threads; a damaged one need not (FFmpeg conceals errors in H.264 only
-    when it does not decode slices in parallel). HEVC gets two threads: FFmpeg's decoder of parallel
-    rows, which PyAV's default uses too, and its serial one leave different pictures where damage
-    ends a row early, and neither raises an exception then.
+    when it does not decode slices in parallel). HEVC gets two threads where PyAV's default takes
+    several: FFmpeg's decoder of parallel rows and its serial one leave different pictures where
+    damage ends a row early, and neither raises an exception then.
     """
-    parallel_rows = codec.codec.canonical_name == "hevc"
+    parallel_rows = codec.codec.canonical_name == "hevc" and _num_cpus() > 1
     codec.thread_type = "SLICE" if parallel_rows else "NONE"
     codec.thread_count = 2 if parallel_rows else 1
     codec.options = {"err_detect": "explode"}
@@ -218,6 +219,13 @@ def _first_looks(codec: VideoCodecContext, index: PacketIndex) -> FrameLooks:
         for frame in codec.decode(packet):
             return looks_of(frame)
     raise Unprovable("no frame comes out")
+
+
+def _num_cpus() -> int:
+    """As FFmpeg counts them: those this process may run on, where the system tells."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _reason(error: BaseException) -> str:

@@ -20,6 +20,14 @@ logger = logging.getLogger(__name__)
 # Workers exchange tensors by gloo or NCCL; Ray's object store only carries the run file.
 _OBJECT_STORE_BYTES = 100 * 2**20
 
+# For a cluster of our own on this machine: processes that it would start and never need, each some
+# seconds of a core.
+_OWN_CLUSTER_ENV = {
+    "RAY_prestart_worker_first_driver": "0",
+    "RAY_enable_worker_prestart": "0",  # workers need an environment of their own
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # nobody takes our own machine away
+}
+
 
 def run_on_cluster(config: RunConfig) -> None:
     """Train to the end, through the loss of up to ``scale.max_failures`` worker groups.
@@ -123,6 +131,8 @@ def ray_cluster(config: RunConfig) -> Iterator[None]:
         ray.init(address=address, **options)
         _warn_if_too_small(config)
     else:
+        for name, value in _OWN_CLUSTER_ENV.items():
+            os.environ.setdefault(name, value)
         ray.init(
             address="local",
             num_cpus=config.scale.num_workers * config.scale.cpus_per_worker,

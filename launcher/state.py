@@ -94,7 +94,7 @@ class CheckpointKeeper:
 
     def _commit(self, position: Position, metric: tuple[str, float] | None) -> None:
         saved = commit(self._folder, position.step, self._attempt, self._meta(position, metric))
-        if metric is not None:
+        if metric is not None and self._config.checkpoint.keep_best:
             record_best(self._folder, saved, *metric)
         prune(self._folder, self._config.checkpoint.keep, self._attempt)
 

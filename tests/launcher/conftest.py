@@ -23,7 +23,7 @@ MakeConfig = Callable[..., RunConfig]
 
 @pytest.fixture(scope="session")
 def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """``train`` and ``val`` shards of the sample corpus, with labels."""
+    """``train``, ``val`` and ``test`` shards of the sample corpus in ``raw``, with labels."""
     from dataloaders.manifest import read_manifest
     from dataloaders.moments.corpus import make_corpus
     from dataloaders.shards import pack
@@ -31,7 +31,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     root = tmp_path_factory.mktemp("corpus")
     manifests = make_corpus(root / "raw", num_videos=20, questions_per_video=6)
-    for split in ("train", "val"):
+    for split in ("train", "val", "test"):
         out = root / split
         rows = list(read_manifest(manifests[split]))
         pack(rows, out, root=manifests[split].parent, shard_bytes=200_000)
