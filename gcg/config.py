@@ -27,6 +27,10 @@ class GroundingConfig(_Frozen):
     num_layers: int = Field(default=2, ge=1)
     num_heads: int = Field(default=4, ge=1)
     dropout: float = Field(default=0.1, ge=0, lt=1)
+    question_similarity: bool = Field(
+        default=False,
+        description="ours, not the paper's: tell the generator how like the question a frame is",
+    )
     noise_samples: int = Field(default=500, ge=1, description="n draws of the perturbed top-K")
     noise_scale: float = Field(default=0.05, gt=0, description="standard deviation of those draws")
 

@@ -64,6 +64,7 @@ class GaussianGenerator(nn.Module):
             )
         self.num_frames = num_frames
         self.embed = nn.Linear(joint_width, width, bias=False)
+        self.similarity = nn.Linear(1, width) if config.question_similarity else None
         self.kinds = nn.Embedding(2, width)
         self.positions = nn.Embedding(num_frames, width)
         with torch.no_grad():
@@ -74,10 +75,18 @@ class GaussianGenerator(nn.Module):
         self.pool = nn.Sequential(nn.Linear(width, width // 2), nn.Tanh(), nn.Linear(width // 2, 1))
         self.centers = nn.Linear(width, num_moments)
 
-    def forward(self, frames_PTC: Tensor, tokens_PLC: Tensor, mask_PL: Tensor) -> Tensor:
-        """C (P, T, D_C), Q (P, L, D_C) and its mask → mu (P, K), float32 in (0, 1)."""
+    def forward(
+        self, frames_PTC: Tensor, tokens_PLC: Tensor, mask_PL: Tensor, question_PC: Tensor
+    ) -> Tensor:
+        """C (P, T, D_C), Q (P, L, D_C) with its mask and pooled (P, D_C) → mu (P, K) in (0, 1).
+
+        The pooled question is read only with ``question_similarity``.
+        """
         dtype = self.embed.weight.dtype
         video = self.embed(table_scale(frames_PTC).to(dtype))
+        if self.similarity is not None:
+            likeness_PT = standardised_similarity(frames_PTC, question_PC)
+            video = video + self.similarity(likeness_PT.unsqueeze(-1).to(dtype))
         text = self.embed(table_scale(tokens_PLC).to(dtype))
         steps_T = torch.arange(self.num_frames, device=video.device)
         kind_video, kind_text = self.kinds(torch.tensor([VIDEO, TEXT], device=video.device))
@@ -97,6 +106,17 @@ def table_scale(joint: Tensor) -> Tensor:
     learn (docs/log.md has the measurement).
     """
     return F.normalize(joint.float(), dim=-1) * math.sqrt(joint.shape[-1])
+
+
+def standardised_similarity(frames_PTC: Tensor, question_PC: Tensor) -> Tensor:
+    """Cosine of each frame with the question, zero mean and unit variance over time, (P, T)."""
+    frames, question = (
+        F.normalize(frames_PTC.float(), dim=-1),
+        F.normalize(question_PC.float(), dim=-1),
+    )
+    cosine_PT = torch.einsum("ptc,pc->pt", frames, question)
+    centred = cosine_PT - cosine_PT.mean(dim=1, keepdim=True)
+    return centred / centred.square().mean(dim=1, keepdim=True).sqrt().clamp(min=1e-6)
 
 
 def sinusoidal_table(length: int, width: int) -> Tensor:

@@ -140,8 +140,9 @@ class GCGModel(nn.Module):
             centers = weights.new_empty(num_pairs, 0)
         else:
             with torch.no_grad():
-                words_PLC = self.text(question_ids, question_mask)[0]
-            centers = self.generator(joint_VTC[video_index], words_PLC, question_mask)
+                words_PLC, question_PC = self.text(question_ids, question_mask)
+            frames_PTC = joint_VTC[video_index]
+            centers = self.generator(frames_PTC, words_PLC, question_mask, question_PC)
             weights = mixture_weights(centers, self.config.grounding.sigma, num_frames)
         selection = self.selector(weights, moments, noise_seeds, self.training)
         chosen = pick(selection.indicator, tokens_VTND, video_index)

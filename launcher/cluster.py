@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
+import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from launcher.config import RunConfig
-from launcher.errors import RunStoppedError
+from launcher.errors import PreflightError, RunStoppedError
 from launcher.noise import quiet_environment
 from launcher.progress import Progress
 from launcher.run_folder import RunFolder, read_json
@@ -120,19 +123,23 @@ def ray_cluster(config: RunConfig) -> Iterator[None]:
     A cluster of our own lives on this machine, without a dashboard, and ends with this process
     even if that is killed: Ray ties its processes to ours.
     """
+    address = config.scale.address or os.environ.get("RAY_ADDRESS")
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    if not address:
+        _own_cluster_environment()
     import ray
 
-    address = config.scale.address or os.environ.get("RAY_ADDRESS")
     options: dict[str, Any] = {
         "logging_level": logging.ERROR,
         "log_to_driver": False,  # workers log into the run's folder
     }
     if address:
-        ray.init(address=address, **options)
+        try:
+            ray.init(address=address, **options)
+        except ConnectionError as error:
+            raise PreflightError(_cannot_join(config, address)) from error
         _warn_if_too_small(config)
     else:
-        for name, value in _OWN_CLUSTER_ENV.items():
-            os.environ.setdefault(name, value)
         ray.init(
             address="local",
             num_cpus=config.scale.num_workers * config.scale.cpus_per_worker,
@@ -141,10 +148,31 @@ def ray_cluster(config: RunConfig) -> Iterator[None]:
             **options,
         )
     logging.getLogger("ray").setLevel(logging.ERROR)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own prints a stack trace and aborts
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _own_cluster_environment() -> None:
+    for name, value in _OWN_CLUSTER_ENV.items():
+        os.environ.setdefault(name, value)
+    if "RAY_AUTH_MODE" not in os.environ and "ray" not in sys.modules:
+        # Ray would protect the cluster with a token that it leaves in the user's home, where it
+        # changes what a later `ray start` does. Ours lives as long as this process. Ray reads the
+        # mode when it is imported: set later, the two would not fit each other.
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+
+def _cannot_join(config: RunConfig, address: str) -> str:
+    source = "scale.address" if config.scale.address else "RAY_ADDRESS"
+    return (
+        f"{source} = {address}: no Ray cluster could be joined there; check that it is up, and "
+        "that RAY_AUTH_MODE and its token are those of the cluster"
+    )
 
 
 def _warn_if_too_small(config: RunConfig) -> None:

@@ -63,6 +63,7 @@ class Attempt:
         for name, parameter in self.engine.module.named_parameters():
             if parameter.requires_grad:
                 full = safe_get_full_fp32_param(parameter)
+                assert full is not None
                 found[name] = full.detach().clone().view(getattr(parameter, "ds_shape", full.shape))
         return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +47,24 @@ Trained = tuple[dict[str, RunConfig], list[list[list[dict[str, Any]]]]]
 @pytest.fixture(scope="module")
 def trained(packed: Path, storage: Path) -> Trained:
     configs = {name: make(packed, storage, name, **case) for name, case in CASES.items()}
-    bad = make(packed, storage, "stopped", optim={"lr": 1e30, "warmup_steps": 0})
-    return configs, run_ranks(run_all, 2, [*configs.values(), bad])
+    wild = make(packed, storage, "wild", optim={"lr": 1e30, "warmup_steps": 0})
+    spoilt = make(
+        packed,
+        storage,
+        "spoilt",
+        data={"train": str(with_a_spoilt_shard(packed, storage)), "max_bad_share": 0.0},
+        model={"mode": "uniform"},
+        optim={"steps": 50, "warmup_steps": 1},
+    )
+    return configs, run_ranks(run_all, 2, [*configs.values(), wild, spoilt])
+
+
+def with_a_spoilt_shard(packed: Path, storage: Path) -> Path:
+    """A copy of the clips whose first shard no longer holds what its index says."""
+    copy = shutil.copytree(packed / "train", storage / "spoilt-data")
+    tar = min(copy.glob("*.tar"))
+    tar.write_bytes(bytes(len(tar.read_bytes())))
+    return copy
 
 
 def make(packed: Path, storage: Path, name: str, **sections: dict[str, Any]) -> RunConfig:
@@ -87,12 +104,21 @@ def test_the_final_weights_are_the_trained_ones(trained: Trained, name: str):
 
 def test_reports_are_equally_often_on_every_rank(trained: Trained):
     first, second = trained[1]
-    assert first == second
+    assert first == second  # the one that bad data stopped, too
     assert [report["step"] for report in first[0]] == [2, 4]
 
 
+def test_too_many_bad_clips_on_one_rank_stop_all(trained: Trained, storage: Path):
+    folder = RunFolder(storage / "spoilt")
+    stopped = read_json(folder.stopped)
+    assert stopped is not None
+    assert all("data.max_bad_share is 0.0" in line for line in stopped["lines"])
+    assert any(folder.quarantine(rank).exists() for rank in (0, 1))
+    assert not folder.is_complete
+
+
 def test_a_loss_that_is_no_number_stops_all_and_spoils_nothing(trained: Trained, storage: Path):
-    folder = RunFolder(storage / "stopped")
+    folder = RunFolder(storage / "wild")
     stopped = read_json(folder.stopped)
     assert stopped is not None
     assert "not a finite number" in stopped["lines"][0] or "norm" in stopped["lines"][0]

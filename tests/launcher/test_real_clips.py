@@ -1,0 +1,87 @@
+"""Real clips, sound and broken, and a real NExT-QA video through every stage."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import yaml
+
+from dataloaders.manifest import Question, Video, write_manifest
+from dataloaders.nextqa import read_nextqa
+from launcher.cli import main
+from tests.launcher.conftest import run_tree
+
+NEXTQA_VIDEO = "6037747123"
+BROKEN = {
+    "bad_bitflip.mp4",
+    "bad_empty.mp4",
+    "bad_trunc_faststart.mp4",
+    "bad_trunc_frag.mp4",
+    "bad_trunc_nomoov.mp4",
+    "bad_zeros.mp4",
+    "decord_corrupted.mp4",
+    "derived_empty.mp4",
+    "derived_garbage.mp4",
+    "derived_nasa_audio_only.mp4",
+}
+
+
+def manifest_of(shared: Path, folder: Path) -> Path:
+    """Every clip with two questions of our own, and the NExT-QA video with its real ones."""
+    videos = folder / "nextqa"
+    videos.mkdir()
+    shutil.copy(shared / "videos" / "sevila_demo1.mp4", videos / f"{NEXTQA_VIDEO}.mp4")
+    real, missing = read_nextqa(shared / "annotations" / "nextqa" / "val.csv", videos)
+    assert [video.id for video in real] == [NEXTQA_VIDEO]
+    assert len(missing) > 500
+    rows = [real[0].model_copy(update={"path": str(videos / real[0].path)})]
+    for path in sorted([*(shared / "videos").glob("*.*"), *(shared / "videos" / "odd").iterdir()]):
+        if path.suffix != ".tsv" and path.stem != "sevila_demo1":
+            rows.append(Video(id=path.name, path=str(path), questions=questions(path.stem)))
+    write_manifest(folder / "clips.jsonl", rows)
+    return folder / "clips.jsonl"
+
+
+def questions(name: str) -> list[Question]:
+    options = ["people", "a test pattern", "an animal"]
+    return [
+        Question(id="0", question="what is shown", answer="people", options=options,
+                 answer_index=0, type="DO"),
+        Question(id="1", question=f"how is {name} filmed", answer="with a camera"),
+    ]  # fmt: skip
+
+
+def test_pack_train_evaluate(shared: Path, tmp_path: Path) -> None:
+    manifest, data = manifest_of(shared, tmp_path), tmp_path / "data"
+    assert main(["pack", str(manifest), str(data), "--min-shards", "8"]) == 0
+    listed = [json.loads(line) for line in (data / "quarantine.jsonl").read_text().splitlines()]
+    assert {entry["key"] for entry in listed} == BROKEN
+    assert all(entry["reason"] for entry in listed)
+
+    tree = run_tree(
+        tmp_path,
+        tmp_path / "runs",
+        run={"name": "real"},
+        data={"train": str(data), "val": str(data), "questions_per_visit": 8},
+        optim={"steps": 20, "warmup_steps": 2},
+        checkpoint={"every": 20},
+        eval={"max_videos": 4},
+        log={"every": 5},
+    )
+    config = tmp_path / "run.yaml"
+    config.write_text(yaml.safe_dump(tree))
+    assert main(["label", str(data), "--config", str(config)]) == 0
+    assert main(["train", str(config)]) == 0
+    run, out = tmp_path / "runs" / "real", tmp_path / "figures.json"
+    assert main(["eval", str(run), "--split", "val", "--out", str(out)]) == 0
+
+    figures = json.loads(out.read_text())["grounding"]
+    clips = len(manifest.read_text().splitlines()) - len(BROKEN)
+    real, _ = read_nextqa(shared / "annotations" / "nextqa" / "val.csv", tmp_path / "nextqa")
+    assert figures["num_videos"] == clips
+    assert figures["num_questions"] == 2 * (clips - 1) + len(real[0].questions)
+    assert figures["num_skipped"] == 0
+    steps = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in steps if entry["kind"] == "train"] == [5, 10, 15, 20]
