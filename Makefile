@@ -11,16 +11,18 @@ MODES := uniform grounding oracle
 
 setup: $(STAMP)
 
-# --no-compile: byte code is written when a module is first imported, not for all of them at once.
+# Byte code for all packages at once, in parallel: each of Ray's processes would else compile what
+# it imports for itself, at every start where the environment forbids writing byte code.
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m compileall -q -j 0 $(VENV)/lib > $(VENV)/compile.log || true
 	touch $@
 
 # Every stage keeps what it finds finished, so an interrupted demo goes on where it was.
 demo: setup
-	$(BIN)/gcg sample-data $(DEMO)/corpus --videos 220 --questions-per-video 16
-	$(BIN)/gcg pack $(SPLITS:%=$(DEMO)/corpus/%.jsonl) $(DEMO)/shards --shard-mb 1
+	$(BIN)/gcg sample-data $(DEMO)/corpus --videos 220 --questions-per-video 12
+	$(BIN)/gcg pack $(SPLITS:%=$(DEMO)/corpus/%.jsonl) $(DEMO)/shards --min-shards 16
 	$(BIN)/gcg label $(SPLITS:%=$(DEMO)/shards/%) --config examples/demo.yaml
 	for mode in $(MODES); do \
 	  $(BIN)/gcg train examples/demo.yaml --set run.name=$$mode --set model.mode=$$mode || exit $$?; \

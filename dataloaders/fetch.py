@@ -47,7 +47,7 @@ class HostDecoder:
         apply_rotation: turn the frames as the container asks (else they stay as stored).
     """
 
-    def __init__(self, size: int, *, apply_rotation: bool = False):
+    def __init__(self, size: int, *, apply_rotation: bool = True):
         check_minimum("data.image_size", size, 1)
         self._size = size
         self._apply_rotation = apply_rotation

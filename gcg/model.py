@@ -7,6 +7,7 @@ N_I = tokens per frame, D_I = vision width, D_C = joint image-text width.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -36,9 +37,11 @@ class Grounding:
     chosen: Tensor
 
 
-@dataclass(frozen=True)
-class GCGOutput:
-    """Losses of each pair, (P,), and where the model looked."""
+class GCGOutput(NamedTuple):
+    """Losses of each pair, (P,), and where the model looked.
+
+    A named tuple: DeepSpeed looks for tensors in tuples, not in dataclasses.
+    """
 
     loss_vqa: Tensor
     loss_reg: Tensor

@@ -172,11 +172,13 @@ def train(args: argparse.Namespace) -> int:
 
 def evaluate(args: argparse.Namespace) -> int:
     from launcher.compare import evaluate_runs
-    from launcher.scores import table
+    from launcher.scores import table, type_table
 
     results = evaluate_runs(args.runs, args.split, args.weights)
     if args.out is not None:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps(results, indent=2) + "\n")
     say(table(results))
+    say("")
+    say(type_table(results))
     return 0

@@ -56,6 +56,9 @@ class DataSection(_Section):
     contrast_group: int = Field(
         default=4, ge=1, description="videos that serve each other as negatives"
     )
+    decoder: Literal["host", "dali"] = Field(
+        "host", description="dali: NVDEC on a GPU; on a CPU it decodes VP9 alone"
+    )
     decode_threads: int = Field(default=2, ge=1)
     prefetch_steps: int = Field(default=2, ge=1)
     max_bad_share: float = Field(

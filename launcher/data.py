@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dataloaders.fetch import HostDecoder
+from dataloaders.fetch import ClipDecoder, HostDecoder
 from dataloaders.labels import LabelSet
 from dataloaders.loader import Loader
 from dataloaders.plan import Plan
@@ -40,6 +40,27 @@ def build_plan(config: RunConfig, source: TarSource) -> Plan:
     )
 
 
+def build_decoder(config: RunConfig, image_size: int) -> ClipDecoder:
+    """What turns encoded clips into frames of ``image_size`` pixels.
+
+    Raises:
+        DataError: DALI is asked for and absent.
+    """
+    if config.data.decoder == "host":
+        return HostDecoder(image_size)
+    import torch
+
+    from dataloaders.device_clips import DeviceClipDecoder
+
+    use_gpu = config.scale.use_gpu
+    return DeviceClipDecoder(
+        "mixed" if use_gpu else "cpu",
+        num_frames=config.model.num_frames,
+        size=image_size,
+        device_id=torch.cuda.current_device() if use_gpu else 0,
+    )
+
+
 def build_loader(
     config: RunConfig, parts: Parts, rank: int, world_size: int, quarantine: Path
 ) -> tuple[TarSource, Loader]:
@@ -60,7 +81,7 @@ def build_loader(
         source,
         build_plan(config, source),
         build_collator(config.model, parts.coders, config.run.seed),
-        HostDecoder(parts.image_size),
+        build_decoder(config, parts.image_size),
         num_frames=config.model.num_frames,
         rank=rank,
         world_size=world_size,

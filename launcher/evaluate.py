@@ -13,7 +13,6 @@ from torch import Tensor
 from dataloaders.batch import Batch
 from dataloaders.errors import DataError
 from dataloaders.eval_loader import EvalLoader
-from dataloaders.fetch import HostDecoder
 from dataloaders.labels import LabelSet
 from dataloaders.source import TarSource
 from gcg.build import load_tokenizer
@@ -23,6 +22,7 @@ from gcg.model import GCGModel, Grounding
 from gcg.presets import PRESETS
 from launcher.build import build_coders, build_collator
 from launcher.config import RunConfig
+from launcher.data import build_decoder, labels_folder
 
 Split = Literal["train", "val", "test"]
 
@@ -46,34 +46,22 @@ def evaluate_split(
     if folder is None:
         raise DataError(f"data.{split} = null: nothing to evaluate on; name a packed folder")
     source = TarSource(folder)
-    labels = LabelSet(folder / "labels" / config.data.labels) if _peeks(config) else None
     was_training = model.training
     model.eval()
     try:
-        loader = EvalLoader(
-            source,
-            build_collator(config.model, build_coders(config.model), config.run.seed),
-            HostDecoder(PRESETS[config.model.preset]().vision.image_size),
-            num_frames=config.model.num_frames,
-            questions_per_visit=config.data.questions_per_visit,
-            micro_batch=config.engine.micro_batch,
-            labels=labels,
-            rank=rank,
-            world_size=world_size,
-            limit=max_videos,
-            equal_steps=config.engine.zero == 3 and world_size > 1,
-            decode_threads=config.data.decode_threads,
-        )
+        loader = _loader(source, folder, config, rank, world_size, max_videos)
         answerer = _Answers(model, config)
-        rows, last = [], None
+        rows: list[dict[str, Any]] = []
+        last: Batch | None = None
         for batch in loader:
             # Under ZeRO-3 all ranks must go through the model equally often: one that has run
-            # out of questions repeats its last batch and throws the answers away.
-            if batch is not None:
+            # out of questions asks others again and throws the answers away.
+            if batch is None:
+                last = last or _any_batch(source, folder, config)
+                answerer(last)
+            else:
                 rows += answerer(batch)
                 last = batch
-            elif last is not None:
-                answerer(last)
         rows += [_skipped_row(q.video, q.question, q.type, q.reason) for q in loader.skipped]
         return rows
     finally:
@@ -81,8 +69,37 @@ def evaluate_split(
         source.close()
 
 
-def _peeks(config: RunConfig) -> bool:
-    return config.model.mode == "oracle"
+def _loader(
+    source: TarSource,
+    folder: Path,
+    config: RunConfig,
+    rank: int,
+    world_size: int,
+    limit: int | None,
+) -> EvalLoader:
+    peeks = config.model.mode == "oracle"
+    return EvalLoader(
+        source,
+        build_collator(config.model, build_coders(config.model), config.run.seed),
+        build_decoder(config, PRESETS[config.model.preset]().vision.image_size),
+        num_frames=config.model.num_frames,
+        questions_per_visit=config.data.questions_per_visit,
+        micro_batch=config.engine.micro_batch,
+        labels=LabelSet(labels_folder(config, folder)) if peeks else None,
+        rank=rank,
+        world_size=world_size,
+        limit=limit,
+        equal_steps=config.engine.zero == 3 and world_size > 1,
+        decode_threads=config.data.decode_threads,
+    )
+
+
+def _any_batch(source: TarSource, folder: Path, config: RunConfig) -> Batch:
+    """The split's first readable batch, for a rank that has none of its own."""
+    batch = next(iter(_loader(source, folder, config, 0, 1, None)), None)
+    if batch is None:
+        raise DataError(f"{folder}: no clip of it can be decoded; run `gcg pack` again")
+    return batch
 
 
 class _Answers:

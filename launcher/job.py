@@ -65,7 +65,7 @@ def build_job(config: RunConfig, report: Report) -> Job:
     folder = RunFolder(config.folder)
     attempt = _take_over(folder)
     torch.set_num_threads(config.scale.threads_per_worker)
-    seed_everything(config.run.seed, rank)
+    seed_everything(config.run.seed)
     parts = build_parts(config.model, seed=config.run.seed)
     source, loader = together(
         lambda: build_loader(config, parts, rank, world_size, folder.quarantine(rank))

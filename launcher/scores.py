@@ -97,5 +97,19 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def type_table(results: dict[str, dict[str, Any]]) -> str:
+    """Accuracy in percent by question type, a column a run, and how many questions there are."""
+    counts: dict[str, int] = {}
+    for figures in results.values():
+        for kind, entry in figures["by_type"].items():
+            counts[kind] = entry["num_questions"]
+    header = f"{'type':<20}{'questions':>9}" + "".join(f"{name:>12}" for name in results)
+    lines = [header, "-" * len(header)]
+    for kind, count in sorted(counts.items()):
+        shares = (figures["by_type"].get(kind, {}).get("accuracy") for figures in results.values())
+        lines.append(f"{kind or '-':<20}{count:>9}" + "".join(f"{_percent(s):>12}" for s in shares))
+    return "\n".join(lines)
+
+
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f}"

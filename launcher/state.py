@@ -203,12 +203,11 @@ def set_rng_state(state: Mapping[str, Any]) -> None:
         torch.cuda.set_rng_state(state["cuda"])
 
 
-def seed_everything(seed: int, rank: int) -> None:
-    """Seed this process's global generators (dropout); each rank draws its own sequence."""
-    number = seed * 100_003 + rank
-    random.seed(number)
-    np.random.seed(number % 2**32)
-    torch.manual_seed(number)
+def seed_everything(seed: int) -> None:
+    """Seed this process's global generators, on every rank alike; dropout is seeded by sample."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
 
 
 def versions() -> dict[str, str]:

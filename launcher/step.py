@@ -77,7 +77,9 @@ class TrainStep:
         scale = dist.get_world_size() * len(micro) / num_pairs
         sums = torch.zeros(len(PARTS), dtype=torch.float64)
         for number, batch in enumerate(micro, start=1):
-            output = engine(**to_inputs(batch.model_inputs(), engine.device, self._config))
+            inputs = batch.model_inputs()
+            seed_dropout(inputs)
+            output = engine(**to_inputs(inputs, engine.device, self._config))
             parts = {name: getattr(output, name).float() for name in PARTS}
             total = sum(self._weights[name] * parts[name].sum() for name in PARTS)
             sums += torch.tensor([parts[name].detach().double().sum() for name in PARTS])
@@ -109,6 +111,14 @@ class TrainStep:
             )
         loss = sum(self._weights[name] * means[name] for name in PARTS)
         return StepResult(loss=loss, lr=lr, grad_norm=grad_norm, num_pairs=num_pairs, **means)
+
+
+def seed_dropout(inputs: Mapping[str, Tensor | None]) -> None:
+    """Seed the global generator from a micro-batch's first pair, so that dropout follows the
+    samples: not the rank, nor how often a run was interrupted."""
+    seeds = inputs.get("noise_seeds")
+    if seeds is not None:
+        torch.manual_seed(int(seeds[0]))
 
 
 def to_inputs(

@@ -19,7 +19,7 @@ NUM_OPTIONS = 5
 BALANCED = ("what", "which", "after", "before")
 UNBALANCED = ("after_unbalanced", "before_unbalanced")
 # Shares a clip's questions are drawn with; unbalanced ones exist only beside a long event.
-_WEIGHTS = {"what": 3.0, "which": 3.0, "after": 1.0, "before": 1.0, "unbalanced": 2.0}
+_WEIGHTS = {"what": 6.0, "which": 6.0, "after": 1.0, "before": 1.0, "unbalanced": 2.0}
 
 
 def ask(scene: Scene, num_questions: int, split: str) -> list[Question]:

@@ -35,7 +35,7 @@ class Attempt:
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         number = [begin_attempt(self.folder) if self.rank == 0 else 0]
         dist.broadcast_object_list(number, src=0)
-        seed_everything(0, self.rank)
+        seed_everything(self.rank)
         self.engine = build_engine(ToyModel(), self.config)
         self.step = TrainStep(self.engine, self.config)
         self.keeper = CheckpointKeeper(

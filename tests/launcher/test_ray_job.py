@@ -1,0 +1,169 @@
+"""`ray job submit` on a token-protected Ray cluster on loopback: refused, stopped, resumed."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+from launcher.checkpoint import newest
+from launcher.config import dump, parse_run_config
+from launcher.run_folder import RunFolder
+from launcher.runlog import read_metrics
+from tests.conftest import ROOT
+from tests.launcher.conftest import run_tree
+
+BIN = Path(sys.executable).parent
+PATIENCE_S = 240
+STEPS = 40
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A head node with a dashboard on loopback, and the environment that may talk to it."""
+
+    address: str
+    environment: dict[str, str]
+
+    def ray(self, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [str(BIN / "ray"), *arguments],
+            cwd=ROOT,
+            env={**self.environment, **changes},
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+        )
+
+    def submit(self, config: Path, job: str, *options: str) -> subprocess.CompletedProcess[str]:
+        entry = ["python", "-m", "launcher.train", "--config", str(config)]
+        return self.ray(
+            "job", "submit", "--address", self.address, "--submission-id", job,
+            "--working-dir", ".", *options, "--", *entry,
+        )  # fmt: skip
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    # Ray's sockets lie in its folder, and a socket's path may not be long.
+    folder = tempfile.mkdtemp(prefix="gcg-", dir="/tmp")
+    port, dashboard = free_port(), free_port()
+    environment = {
+        **{k: v for k, v in os.environ.items() if not k.startswith("RAY_")},
+        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+    head = subprocess.Popen(
+        [
+            str(BIN / "ray"), "start", "--head", "--block", "--num-cpus=2",
+            "--node-ip-address=127.0.0.1", f"--port={port}", "--dashboard-host=127.0.0.1",
+            f"--dashboard-port={dashboard}", f"--temp-dir={folder}",
+            f"--object-store-memory={100 * 2**20}",
+        ],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )  # fmt: skip
+    address = f"http://127.0.0.1:{dashboard}"
+    try:
+        wait_for(lambda: answers(address, environment["RAY_AUTH_TOKEN"]) == 200, "the dashboard")
+        yield Cluster(address, environment)
+    finally:
+        stop(head)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def stop(head: subprocess.Popen[bytes]) -> None:
+    """Stop what this test started, by process id."""
+    family = psutil.Process(head.pid).children(recursive=True)
+    head.send_signal(signal.SIGTERM)
+    psutil.wait_procs(family, timeout=15)
+    for process in family:
+        if process.is_running():
+            process.kill()
+    head.kill()
+    head.wait()
+
+
+def answers(address: str, token: str | None) -> int:
+    """The HTTP status of the job API; 0 while nothing listens."""
+    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+    request = urllib.request.Request(f"{address}/api/jobs/", headers=headers)
+    try:
+        with urllib.request.urlopen(request, timeout=10) as response:
+            return response.status
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code
+    except OSError:
+        return 0
+
+
+def wait_for(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, f"{what}: not there after {PATIENCE_S} s"
+        time.sleep(0.2)
+
+
+@pytest.mark.timeout(900)
+def test_submit_stop_and_submit_again(cluster: Cluster, packed: Path, tmp_path: Path) -> None:
+    config = parse_run_config(
+        run_tree(
+            packed,
+            tmp_path / "runs",
+            run={"name": "job"},
+            optim={"steps": STEPS, "lr": 1e-3, "grounding_lr": 1e-3, "warmup_steps": 2},
+            checkpoint={"every": 4},
+        )
+    )
+    path, folder = tmp_path / "run.yaml", RunFolder(config.folder)
+    path.write_text(dump(config))
+
+    assert answers(cluster.address, None) == 401
+    refused = cluster.ray("job", "list", "--address", cluster.address, RAY_AUTH_TOKEN="0" * 64)
+    assert refused.returncode != 0
+
+    first = cluster.submit(path, "first", "--no-wait")
+    assert first.returncode == 0, first.stderr
+    uploaded = re.search(r"\(([\d.]+)(KiB|MiB)\)", first.stdout + first.stderr)
+    assert uploaded is not None
+    assert float(uploaded[1]) * (1 if uploaded[2] == "MiB" else 2**-10) < 4
+    wait_for(lambda: newest(folder) is not None, "a checkpoint")
+    assert cluster.ray("job", "stop", "--address", cluster.address, "first").returncode == 0
+    stopped_at = newest(folder)
+    assert stopped_at is not None
+    assert stopped_at.step < STEPS
+
+    second = cluster.submit(path, "second")
+    assert second.returncode == 0, second.stdout + second.stderr
+    starts = [row["step"] for row in read_metrics(folder.metrics) if row["kind"] == "start"]
+    assert starts[-1] >= stopped_at.step
+    assert folder.is_complete
+    third = cluster.submit(path, "third")
+    assert third.returncode == 0
+    assert "already complete" in third.stdout + third.stderr
