@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import secrets
 import shutil
 import signal
@@ -31,6 +30,7 @@ from tests.launcher.conftest import run_tree
 BIN = Path(sys.executable).parent
 PATIENCE_S = 240
 STEPS = 40
+UPLOADS = "runtime_resources/working_dir_files"
 
 
 def free_port() -> int:
@@ -45,6 +45,7 @@ class Cluster:
 
     address: str
     environment: dict[str, str]
+    folder: Path
 
     def ray(self, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -91,7 +92,7 @@ def cluster() -> Iterator[Cluster]:
     address = f"http://127.0.0.1:{dashboard}"
     try:
         wait_for(lambda: answers(address, environment["RAY_AUTH_TOKEN"]) == 200, "the dashboard")
-        yield Cluster(address, environment)
+        yield Cluster(address, environment, Path(folder))
     finally:
         stop(head)
         shutil.rmtree(folder, ignore_errors=True)
@@ -150,14 +151,16 @@ def test_submit_stop_and_submit_again(cluster: Cluster, packed: Path, tmp_path: 
 
     first = cluster.submit(path, "first", "--no-wait")
     assert first.returncode == 0, first.stderr
-    uploaded = re.search(r"\(([\d.]+)(KiB|MiB)\)", first.stdout + first.stderr)
-    assert uploaded is not None
-    assert float(uploaded[1]) * (1 if uploaded[2] == "MiB" else 2**-10) < 4
     wait_for(lambda: newest(folder) is not None, "a checkpoint")
     assert cluster.ray("job", "stop", "--address", cluster.address, "first").returncode == 0
     stopped_at = newest(folder)
     assert stopped_at is not None
     assert stopped_at.step < STEPS
+    # What the job unpacked is what was uploaded: the packages and examples, nothing else.
+    (upload,) = (p for p in cluster.folder.glob(f"session_latest/{UPLOADS}/*") if p.is_dir())
+    assert sum(file.stat().st_size for file in upload.rglob("*") if file.is_file()) < 4 * 2**20
+    assert (upload / "launcher" / "train.py").is_file()
+    assert not (upload / "tests").exists()
 
     second = cluster.submit(path, "second")
     assert second.returncode == 0, second.stdout + second.stderr
