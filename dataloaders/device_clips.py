@@ -11,7 +11,7 @@ import torch
 from dataloaders.container import probe
 from dataloaders.decode_device import DeviceDecoder
 from dataloaders.errors import DataError
-from dataloaders.fetch import Frames
+from dataloaders.fetch import Frames, HostDecoder
 
 
 class DeviceClipDecoder:
@@ -37,20 +37,19 @@ class DeviceClipDecoder:
         self._decoder = DeviceDecoder(
             device, batch_size=1, num_frames=num_frames, size=size, device_id=device_id
         )
+        self._host = HostDecoder(size)
         self._lock = threading.Lock()
 
     @property
     def host_clips(self) -> int:
-        """Clips that were decoded on the host, since DALI could not be trusted with them."""
+        """Clips that DALI could not be trusted with and the graph's own fallback decoded."""
         return self._decoder.host_clips
 
     def __call__(self, data: bytes, indices: np.ndarray, *, frame_count: int, name: str) -> Frames:
         info = probe(data, name=name)
         if info.frame_count != frame_count:
-            raise DataError(
-                f"{name}: {info.frame_count} frames by its headers, {frame_count} when it was "
-                "packed; set data.decoder = host, or run `gcg pack` again"
-            )
+            # The headers promise other frames than decoding gave at ingest: decode it whole.
+            return self._host(data, indices, frame_count=frame_count, name=name)
         with self._lock:
             (result,) = self._decoder([data], [indices], [name])
         if isinstance(result, DataError):

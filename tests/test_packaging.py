@@ -1,0 +1,61 @@
+"""A wheel holds what a checkout holds: every package and the shipped weights are named."""
+
+from __future__ import annotations
+
+import re
+from importlib.metadata import entry_points
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from tests.conftest import ROOT
+
+PYPROJECT = (ROOT / "pyproject.toml").read_text()
+
+
+def listed(key: str) -> list[str]:
+    """The strings of a list in pyproject.toml."""
+    found = re.search(rf"^{re.escape(key)} = \[(.*?)\]$", PYPROJECT, re.MULTILINE | re.DOTALL)
+    assert found, key
+    return re.findall(r'"([^"]+)"', found[1])
+
+
+def test_every_package_is_listed() -> None:
+    rooms = ("gcg", "dataloaders", "ds_configs", "launcher")
+    there = {
+        str(path.parent.relative_to(ROOT)).replace("/", ".")
+        for room in rooms
+        for path in (ROOT / room).rglob("__init__.py")
+    }
+    assert there == set(listed("packages"))
+
+
+def test_package_data_covers_what_is_no_code() -> None:
+    for folder, key in (
+        (ROOT / "gcg" / "assets", '"gcg.assets"'),
+        (ROOT / "ds_configs", "ds_configs"),
+    ):
+        patterns = listed(key)
+        for path in folder.iterdir():
+            if path.suffix != ".py" and path.is_file():
+                assert any(Path(path.name).match(pattern) for pattern in patterns), path
+
+
+def test_pins_and_constraints_agree() -> None:
+    """What pyproject asks for is what the constraints file gives."""
+    pins = dict(
+        line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if line
+    )
+    versions = {canonicalize_name(name): version for name, version in pins.items()}
+    wanted = [*listed("dependencies"), *listed("train"), *listed("dali"), *listed("dev")]
+    for text in wanted:
+        requirement = Requirement(text)
+        if requirement.name != "gcg-train":
+            version = versions[canonicalize_name(requirement.name)]
+            assert requirement.specifier.contains(version), (text, version)
+
+
+def test_the_command_is_installed() -> None:
+    (command,) = (e for e in entry_points(group="console_scripts") if e.name == "gcg")
+    assert command.value == "launcher.cli:main"
