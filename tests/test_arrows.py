@@ -18,6 +18,7 @@ MAY_IMPORT = {
     "ds_configs": set(),
     "launcher": {"gcg", "dataloaders", "ds_configs"},
     "examples": {"gcg", "dataloaders", "launcher", "ds_configs"},
+    "benchmarks": {"gcg", "dataloaders", "launcher", "ds_configs"},
 }
 # Slow to import, so each is named in few files and never on the way to `gcg --help`.
 HEAVY = {"ray", "deepspeed", "nvidia", "torch", "transformers", "webdataset", "av"}
