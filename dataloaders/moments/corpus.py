@@ -22,7 +22,17 @@ VERSION = 1
 SPLITS = (("train", 0.70), ("val", 0.06), ("test", 0.24))
 _CODECS = {
     # Three B-frames and a keyframe every four seconds or so: what cameras and sites deliver.
-    "h264": ("libx264", {"preset": "veryfast", "crf": "23", "bf": "3", "threads": "1"}),
+    # x264's macroblock tree depends on what lies in memory: without it, the same bytes every time.
+    "h264": (
+        "libx264",
+        {
+            "preset": "veryfast",
+            "crf": "23",
+            "bf": "3",
+            "threads": "1",
+            "x264-params": "mbtree=0",
+        },
+    ),
     "vp9": (
         "libvpx-vp9",
         {"deadline": "realtime", "cpu-used": "8", "crf": "32", "b": "0", "threads": "1"},

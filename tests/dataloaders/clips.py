@@ -55,7 +55,7 @@ def make_clip(
     with av.open(file, "w", format=container, container_options=settings) as out:
         tracks = []
         for number in range(streams):
-            track = out.add_stream(codec, rate=25, options=dict(options or {}))
+            track = out.add_stream(codec, rate=25, options=_repeatable(codec, options or {}))
             track.width, track.height = size[0] << number, size[1] << number
             track.pix_fmt = pixel_format
             track.time_base = Fraction(1, 100)
@@ -74,6 +74,15 @@ def make_clip(
         for track in tracks:
             out.mux(track.encode(None))
     return file.getvalue()
+
+
+def _repeatable(codec: str, options: Mapping[str, str]) -> dict[str, str]:
+    """x264's macroblock tree depends on what lies in memory: without it, the same bytes always."""
+    if codec != "libx264":
+        return dict(options)
+    alike = "mbtree=0"
+    given = options.get("x264-params")
+    return {**options, "x264-params": f"{given}:{alike}" if given else alike}
 
 
 @lru_cache(maxsize=64)
