@@ -6,20 +6,16 @@ L* tokens of a text, padded to the longest of the batch.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from dataloaders.errors import DataError
 from dataloaders.labels import Label
 from dataloaders.manifest import Question, Video
 from dataloaders.seeds import noise_seed
-
-logger = logging.getLogger(__name__)
+from dataloaders.texts import PromptTemplate, TextCoder
 
 IGNORED = -100  # the label that cross-entropy leaves out
 
@@ -60,9 +56,16 @@ class Batch:
     prompt_mask: Tensor
     answer_ids: Tensor  # (P, La): the LLM's labels, -100 where padded
     option_ids: Tensor | None  # (P, O, Lo): labels of each option; None if no pair has options
+    option_text_ids: Tensor | None  # (P, O, Lt): each option's words, for the CLIP text tower
+    option_text_mask: Tensor | None  # all 0 where a pair has fewer options
+    answer_text_ids: Tensor | None  # (P, Lt): the right answer's words, for the same
+    answer_text_mask: Tensor | None
+    answer_index: Tensor  # (P,) int64: the right option, -1 for an open-ended question
     moments: Tensor | None  # (P, K) int64: pseudo-label frames, rising; None without labels
+    similarity: Tensor | None  # (P, T) float32: what the moments were chosen by
     noise_seeds: Tensor  # (P,) int64: from run seed, epoch, video and question
     contrast_group: Tensor  # (V,) int64: only videos of one group are each other's negatives
+    positions: Tensor  # (V,) int64: the visit's place in the global batch, in the plan's order
     meta: BatchMeta
 
     @property
@@ -89,7 +92,8 @@ class Batch:
 
 @dataclass(frozen=True)
 class VisitData:
-    """One loaded visit: the collator's input. ``group`` is its contrast group."""
+    """One loaded visit: the collator's input. ``group`` is its contrast group, ``position`` its
+    place in the global batch."""
 
     video: Video
     questions: Sequence[Question]
@@ -97,93 +101,7 @@ class VisitData:
     pixels: Tensor  # (T, 3, H, W) float32
     times: Tensor  # (T,) float64 seconds
     group: int
-
-
-@dataclass(frozen=True)
-class TextCoder:
-    """A tokenizer as the collator needs it.
-
-    Args:
-        encode: texts -> token ids with the special tokens of its model, no padding.
-        pad_id: fills up short rows (labels are filled with -100 instead).
-        max_length: longer rows are cut to this many tokens.
-        eos_id: if a row that is cut ended with this token, the cut row does too: CLIP reads its
-            embedding off the end token.
-        padding_side: "left" for the prompt of a decoder-only LLM that generates.
-    """
-
-    encode: Callable[[list[str]], list[list[int]]]
-    pad_id: int
-    max_length: int
-    eos_id: int | None = None
-    padding_side: Literal["right", "left"] = "right"
-
-    def rows(self, texts: list[str]) -> list[list[int]]:
-        """Token ids of each text, cut to ``max_length``."""
-        return [self._cut(row) for row in self.encode(texts)]
-
-    def _cut(self, row: list[int]) -> list[int]:
-        if len(row) <= self.max_length:
-            return row
-        # Counting every cut would be a flood; that it happens at all is worth knowing.
-        logger.debug("a text of %d tokens was cut to %d", len(row), self.max_length)
-        cut = row[: self.max_length]
-        if self.eos_id is not None and row[-1] == self.eos_id:
-            cut[-1] = self.eos_id
-        return cut
-
-
-@dataclass(frozen=True)
-class PromptTemplate:
-    """How questions and answers are written for the LLM.
-
-    ``multiple_choice`` and ``open_ended`` may use {question} and {options}; ``option`` {letter}
-    and {option}; ``answer`` {letter} and {answer} (the letter is empty without options).
-    """
-
-    multiple_choice: str = "Question: {question} Options: {options} Answer:"
-    open_ended: str = "Question: {question} Answer:"
-    option: str = "({letter}) {option}"
-    separator: str = " "
-    answer: str = "{answer}"
-
-    def __post_init__(self) -> None:
-        _try_template("multiple_choice", self.multiple_choice, question="", options="")
-        _try_template("open_ended", self.open_ended, question="", options="")
-        _try_template("option", self.option, letter="", option="")
-        _try_template("answer", self.answer, letter="", answer="")
-
-    def prompt(self, question: Question) -> str:
-        if question.options is None:
-            return self.open_ended.format(question=question.question, options="")
-        options = self.separator.join(
-            self.option.format(letter=_letter(i), option=option)
-            for i, option in enumerate(question.options)
-        )
-        return self.multiple_choice.format(question=question.question, options=options)
-
-    def answers(self, question: Question) -> list[str]:
-        """The target text of each option; of the answer alone for an open-ended question."""
-        if question.options is None:
-            return [self.answer.format(letter="", answer=question.answer)]
-        return [
-            self.answer.format(letter=_letter(i), answer=option)
-            for i, option in enumerate(question.options)
-        ]
-
-
-def _letter(index: int) -> str:
-    return chr(ord("A") + index) if index < 26 else str(index + 1)
-
-
-def _try_template(name: str, template: str, **values: str) -> None:
-    try:
-        template.format(**values)
-    except (KeyError, IndexError, ValueError) as error:
-        allowed = ", ".join(f"{{{key}}}" for key in values)
-        raise DataError(
-            f"prompt.{name}: {template!r}: not a template ({error!r}); it may use {allowed}"
-        ) from None
+    position: int = 0
 
 
 @dataclass(frozen=True)
@@ -197,6 +115,7 @@ class Collator:
         answer: tokenizer of the LLM, for its labels (with its end token).
         template: how prompts and answers are written.
         seed: the run's; noise seeds come from it.
+        answer_texts: whether options and answers go to the CLIP text tower, too.
     """
 
     clip: TextCoder
@@ -205,6 +124,7 @@ class Collator:
     answer: TextCoder
     template: PromptTemplate
     seed: int
+    answer_texts: bool = False
 
     def __call__(self, visits: Sequence[VisitData], epoch: int) -> Batch:
         """One batch, its pairs in the order of the visits and of their questions."""
@@ -214,7 +134,9 @@ class Collator:
         question_ids, question_mask = _padded(self.clip, texts)
         qformer_ids, qformer_mask = _padded(self.qformer, texts)
         prompt_ids, prompt_mask = _padded(self.prompt, [self.template.prompt(q) for q in questions])
-        description_ids, description_mask, moments = self._labels(visits)
+        labels = [label for visit in visits for label in visit.labels or ()]
+        descriptions = _padded(self.clip, [label.description for label in labels])
+        option_texts, answer_texts = self._answer_texts(questions)
         answer_ids, option_ids = self._answers(questions)
         seeds = [noise_seed(self.seed, epoch, visits[row].video.id, q.id) for row, q in pairs]
         return Batch(
@@ -222,29 +144,45 @@ class Collator:
             video_index=torch.tensor([row for row, _ in pairs], dtype=torch.int64),
             question_ids=question_ids,
             question_mask=question_mask,
-            description_ids=description_ids,
-            description_mask=description_mask,
+            description_ids=descriptions[0] if labels else None,
+            description_mask=descriptions[1] if labels else None,
             qformer_ids=qformer_ids,
             qformer_mask=qformer_mask,
             prompt_ids=prompt_ids,
             prompt_mask=prompt_mask,
             answer_ids=answer_ids,
             option_ids=option_ids,
-            moments=moments,
+            option_text_ids=option_texts[0],
+            option_text_mask=option_texts[1],
+            answer_text_ids=answer_texts[0],
+            answer_text_mask=answer_texts[1],
+            answer_index=torch.tensor(
+                [-1 if q.options is None else q.answer_index or 0 for q in questions]
+            ),
+            moments=torch.tensor([label.moments for label in labels]) if labels else None,
+            similarity=torch.tensor([label.similarity for label in labels]) if labels else None,
             noise_seeds=torch.tensor(seeds, dtype=torch.int64),
             contrast_group=torch.tensor([visit.group for visit in visits], dtype=torch.int64),
+            positions=torch.tensor([visit.position for visit in visits], dtype=torch.int64),
             meta=_meta(visits, pairs),
         )
 
-    def _labels(
-        self, visits: Sequence[VisitData]
-    ) -> tuple[Tensor, Tensor, Tensor] | tuple[None, None, None]:
-        labels = [label for visit in visits for label in visit.labels or ()]
-        if not labels:
-            return None, None, None
-        ids, mask = _padded(self.clip, [label.description for label in labels])
-        moments = torch.tensor([label.moments for label in labels], dtype=torch.int64)
-        return ids, mask, moments
+    def _answer_texts(
+        self, questions: Sequence[Question]
+    ) -> tuple[tuple[Tensor | None, Tensor | None], tuple[Tensor | None, Tensor | None]]:
+        """Ids and mask of the options (P, O, L) and of the right answer (P, L), for CLIP."""
+        if not self.answer_texts:
+            return (None, None), (None, None)
+        answers = _padded(self.clip, [question.answer for question in questions])
+        most = max(len(question.options or ()) for question in questions)
+        if not most:
+            return (None, None), answers
+        coded = [self.clip.rows(list(question.options or ())) for question in questions]
+        flat = [row for rows in coded for row in rows + [[]] * (most - len(rows))]
+        masks = [[1] * len(row) for row in flat]
+        shape = (len(questions), most, -1)
+        ids, mask = _fill(flat, self.clip.pad_id).view(shape), _fill(masks, 0).view(shape)
+        return (ids, mask), answers
 
     def _answers(self, questions: Sequence[Question]) -> tuple[Tensor, Tensor | None]:
         """(P, La) labels of the right answers and (P, O, Lo) labels of all options."""
@@ -283,15 +221,12 @@ def _meta(visits: Sequence[VisitData], pairs: Sequence[tuple[int, Question]]) ->
 def _padded(coder: TextCoder, texts: list[str]) -> tuple[Tensor, Tensor]:
     """(P, L) ids padded to the longest, and their mask."""
     rows = coder.rows(texts)
-    left = coder.padding_side == "left"
-    return _fill(rows, coder.pad_id, left), _fill([[1] * len(row) for row in rows], 0, left)
+    return _fill(rows, coder.pad_id), _fill([[1] * len(row) for row in rows], 0)
 
 
-def _fill(rows: Sequence[Sequence[int]], value: int, left: bool = False) -> Tensor:
+def _fill(rows: Sequence[Sequence[int]], value: int) -> Tensor:
     longest = max(1, *(len(row) for row in rows), 1)
     out = torch.full((len(rows), longest), value, dtype=torch.int64)
     for i, row in enumerate(rows):
-        if row:
-            where = slice(longest - len(row), None) if left else slice(0, len(row))
-            out[i, where] = torch.tensor(row, dtype=torch.int64)
+        out[i, : len(row)] = torch.tensor(row, dtype=torch.int64)
     return out

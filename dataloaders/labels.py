@@ -26,7 +26,11 @@ _FROZEN = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class LabelMeta(BaseModel):
-    """What a label set was made by and for. ``data``: the fingerprint of the data set."""
+    """What a label set was made by and for.
+
+    ``options`` are the strategy's, all of them; ``writer`` names what wrote the event descriptions;
+    ``data`` is the fingerprint of the data set.
+    """
 
     model_config = _FROZEN
 
@@ -35,13 +39,17 @@ class LabelMeta(BaseModel):
     num_frames: int = Field(ge=1)
     num_moments: int = Field(ge=1)
     strategy: str
+    options: dict[str, int | float] = {}
     writer: str
     data: str
 
 
 class Label(BaseModel):
-    """A question's label: the event description, K rising frame numbers in 0..T-1, and the T
-    similarities between frames and description they were chosen by."""
+    """A question's label: the event description, K rising frame numbers in 0..T-1, and the row of
+    T values they were chosen by (with ``topk`` the similarities of frames and description).
+
+    ``rejected``: why the template wrote the description and not the label set's language model.
+    """
 
     model_config = _FROZEN
 
@@ -50,6 +58,7 @@ class Label(BaseModel):
     description: str = Field(min_length=1)
     moments: tuple[int, ...]
     similarity: tuple[float, ...]
+    rejected: str | None = None
 
 
 class ShardLabels(Mapping[tuple[str, str], Label]):
@@ -226,6 +235,6 @@ def write_labels(
 
 
 def _dump(label: Label) -> str:
-    row = label.model_dump()
+    row = label.model_dump(exclude_none=True)
     row["similarity"] = [round(value, 5) for value in label.similarity]
     return json.dumps(row, ensure_ascii=False, separators=(",", ":")) + "\n"

@@ -1,4 +1,9 @@
-"""The arithmetic of a global batch: what has to divide what."""
+"""The arithmetic of a global batch: what has to divide what.
+
+A global batch has positions 0..G-1 in plan order: stream c of C holds the G/C positions from
+c·G/C on. A *contrast group* is a block of consecutive positions, so which visits are each other's
+negatives depends on neither world size nor micro-batch.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +35,8 @@ def check_layout(
         global_batch: G, visits of an optimizer step over all ranks.
         world_size: W.
         micro_batch: visits of one forward pass on one rank; by default the rank's whole share.
-        contrast_group: consecutive visits of a stream that are each other's negatives.
+        contrast_group: consecutive visits of the global batch that are each other's negatives:
+            a part of a stream's share, or the shares of several whole streams.
 
     Raises:
         DataError: the first rule that is broken, with values that would fit.
@@ -50,24 +56,30 @@ def check_layout(
             f"world_size: {world_size}: must divide data.streams = {num_streams}; use one of "
             f"{_some(divisors(num_streams))}"
         )
-    share = global_batch // num_streams
-    if share % contrast_group:
+    fitting = contrast_groups(num_streams, global_batch)
+    if contrast_group not in fitting:
+        share = global_batch // num_streams
         raise DataError(
-            f"data.contrast_group: {contrast_group}: must divide a stream's part of a global "
-            f"batch, {share} visits; use one of {_some(divisors(share))}"
+            f"data.contrast_group: {contrast_group}: must divide data.global_batch = "
+            f"{global_batch}, and divide a stream's part of it, {share} visits, or be a multiple "
+            f"of that; use one of {_some(fitting)}"
         )
     if micro_batch is not None:
-        _check_micro(micro_batch, global_batch // world_size, contrast_group)
+        _check_micro(micro_batch, global_batch // world_size)
 
 
-def _check_micro(micro_batch: int, per_rank: int, contrast_group: int) -> None:
+def contrast_groups(num_streams: int, global_batch: int) -> list[int]:
+    """The sizes a contrast group may have, rising; C must divide G."""
+    share = global_batch // num_streams
+    return [size for size in divisors(global_batch) if share % size == 0 or size % share == 0]
+
+
+def _check_micro(micro_batch: int, per_rank: int) -> None:
     check_minimum("data.micro_batch", micro_batch, 1)
-    if per_rank % micro_batch or micro_batch % contrast_group:
-        fitting = [d for d in divisors(per_rank) if d % contrast_group == 0]
+    if per_rank % micro_batch:
         raise DataError(
             f"data.micro_batch: {micro_batch}: must divide a rank's part of a global batch, "
-            f"{per_rank} visits, and be a multiple of data.contrast_group = {contrast_group}; "
-            f"use one of {_some(fitting)}"
+            f"{per_rank} visits; use one of {_some(divisors(per_rank))}"
         )
 
 

@@ -55,8 +55,9 @@ class Loader:
         num_frames: T, frames sampled of each clip.
         rank, world_size: this process; the world size must divide the plan's streams.
         micro_batch: visits of one forward pass; by default the rank's whole part.
-        contrast_group: consecutive visits of a stream that are each other's negatives. A video
-            that is in a group twice (or replaces a bad one in it) stands alone the second time.
+        contrast_group: consecutive visits of the global batch that are each other's negatives;
+            they may lie in several micro-batches and on several ranks. A video that is in a group
+            twice (or replaces a bad one in it) leaves the group the second time.
         labels: pseudo-labels; every question needs one.
         quarantine: policy for bad samples; by default the default budget and no file.
         decode_threads: clips decoded at a time.
@@ -165,7 +166,10 @@ class Loader:
                 questions = [video.questions[i] for i in chosen]
                 labels = self._fetcher.labels(visit.shard, video, questions)
                 group = position // self._contrast_group
-                return _Loaded(VisitData(video, questions, labels, *clip.frames, group), bad)
+                visit_data = VisitData(
+                    video, questions, labels, *clip.frames, group=group, position=position
+                )
+                return _Loaded(visit_data, bad)
             bad.append(clip)
             visit = self._plan.replacement(epoch, step, position, attempt)
         return _Loaded(None, bad)
@@ -191,8 +195,12 @@ class Loader:
         return StepBatch(epoch, step, micro)
 
     def _separate_twins(self, visits: Sequence[VisitData]) -> list[VisitData]:
-        """Give a video's second visit in a contrast group a group of its own: its frames are no
-        negatives for the same video. The number depends on the global batch alone."""
+        """Take a video's second visit in a contrast group out of it: its frames are no negatives
+        for the same video.
+
+        The new number depends on the global batch alone, also where the group spans ranks: a video
+        is in one shard, a shard in one stream, a stream on one rank, so the other visit is here.
+        """
         num_groups = self._plan.global_batch // self._contrast_group
         seen: dict[tuple[int, str], int] = {}
         out = []

@@ -6,22 +6,27 @@ them under ``model:``.
 
 from __future__ import annotations
 
-from typing import Literal
+import string
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Mode = Literal["grounding", "uniform", "oracle"]
+ProfileName = Literal["paper", "released", "plus"]
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class GroundingConfig(_Frozen):
     """Gaussian generator and perturbed selection (steps 4-6)."""
 
     sigma: float = Field(
-        default=0.05, gt=0, description="width of each Gaussian on the [0, 1] time axis"
+        default=0.05, gt=0, description="profile paper: width of each Gaussian on the [0, 1] axis"
+    )
+    gaussian_width: float = Field(
+        default=0.2, gt=0, description="profile released: sigma is this / 9, at least 0.01 / 9"
     )
     width: int | None = Field(default=None, gt=0, description="D_G; None is D_C / 4")
     num_layers: int = Field(default=2, ge=1)
@@ -43,6 +48,12 @@ class LossConfig(_Frozen):
     reg_beta: float = Field(
         default=1.0, gt=0, description="SmoothL1 turns linear beyond this distance"
     )
+    target: Literal["moments", "soft"] = Field(
+        default="moments", description="soft: KL to the labels' similarities instead of K points"
+    )
+    soft_temperature: float = Field(
+        default=0.05, gt=0, description="of the soft target, softmax(similarity / temperature)"
+    )
     temperature: float = Field(default=0.1, gt=0, description="tau of the contrastive loss")
     num_intra: int = Field(
         default=8, ge=0, description="negatives: unlikeliest frames of the video"
@@ -52,40 +63,101 @@ class LossConfig(_Frozen):
     )
 
 
-class LLMConfig(_Frozen):
-    """How the language model is asked and whether it learns (step 9)."""
+class VisionConfig(_Frozen):
+    """The image encoder's pass (step 1)."""
 
-    train: bool = Field(default=False, description="False: frozen, as in the paper")
+    train: bool = Field(default=False, description="False: frozen, as the method has it")
+    frames_per_pass: int | None = Field(
+        default=None, ge=1, description="frames through the trunk at a time; None: all of a batch"
+    )
+
+
+class LoRAConfig(_Frozen):
+    """Low-rank adapters on the LLM's linear layers, where ``llm.train`` is ``lora``."""
+
+    rank: int = Field(default=16, ge=1)
+    alpha: float = Field(default=32.0, gt=0)
+    dropout: float = Field(default=0.05, ge=0, lt=1)
+    targets: tuple[str, ...] | None = Field(
+        default=None, description="module name endings; None: every linear layer but the head"
+    )
+
+
+class LLMConfig(_Frozen):
+    """Which language model, how it is asked and whether it learns (step 9)."""
+
+    name: str | None = Field(
+        default=None, description="hub name or folder; None: the LLM of the preset's checkpoint"
+    )
+    train: Literal["frozen", "lora", "full"] = Field(
+        default="frozen", description="frozen: as in the paper (false); full: all of it (true)"
+    )
+    lora: LoRAConfig = LoRAConfig()
+    quantize: Literal["none", "nf4"] = Field(
+        default="none", description="nf4: 4-bit weights, needs a GPU and bitsandbytes"
+    )
+    attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
+    liger: bool = Field(default=False, description="Liger kernels; needs a GPU and the package")
+    chat: Literal["auto", "never"] = Field(
+        default="auto", description="auto: the tokenizer's chat template where it has one"
+    )
+    system: str | None = Field(default=None, description="system message of the chat template")
     prompt: str = Field(
         default="Question: {question} Short answer:", description="{question}, {options}"
     )
     max_prompt_tokens: int = Field(default=128, ge=1)
     max_answer_tokens: int = Field(default=32, ge=1)
 
+    @field_validator("train", mode="before")
+    @classmethod
+    def _yes_or_no(cls, value: Any) -> Any:
+        return {True: "full", False: "frozen"}[value] if isinstance(value, bool) else value
+
     @model_validator(mode="after")
-    def _names_the_question(self) -> LLMConfig:
-        if "{question}" not in self.prompt:
+    def _fits_together(self) -> LLMConfig:
+        try:
+            names = {name for _, name, _, _ in string.Formatter().parse(self.prompt) if name}
+        except ValueError as error:
+            raise ValueError(f"the prompt is not a template: {error}") from None
+        if "question" not in names:
             raise ValueError("the prompt must contain {question}")
+        if names - {"question", "options"}:
+            raise ValueError("the prompt may use {question} and {options} alone")
+        if self.quantize != "none" and self.train == "full":
+            raise ValueError("4-bit weights cannot be trained in full; use train=lora or frozen")
         return self
 
 
 class GCGConfig(_Frozen):
     """One GCG model. ``preset`` names the frozen encoders, the Q-Former and the LLM."""
 
-    preset: Literal["tiny"] = "tiny"
-    profile: Literal["paper"] = "paper"
+    preset: Literal["tiny", "instructblip"] = "tiny"
+    checkpoint: str | None = Field(
+        default=None, description="instructblip: hub name or folder of the InstructBLIP weights"
+    )
+    clip_checkpoint: str = Field(
+        default="timm/eva_giant_patch14_clip_224.laion400m_s11b_b41k",
+        description="instructblip: hub name, folder or file of EVA01-g-14 (open_clip)",
+    )
+    profile: ProfileName = "paper"
     mode: Mode = "grounding"
     num_frames: int = Field(default=32, ge=1, description="T, frames sampled uniformly from a clip")
     num_moments: int = Field(default=4, ge=1, description="K, frames handed to the LLM")
+    vision: VisionConfig = VisionConfig()
     grounding: GroundingConfig = GroundingConfig()
     loss: LossConfig = LossConfig()
     llm: LLMConfig = LLMConfig()
 
     @model_validator(mode="after")
-    def _moments_fit_frames(self) -> GCGConfig:
+    def _fits_together(self) -> GCGConfig:
         if self.num_moments > self.num_frames:
             raise ValueError(
                 f"num_moments (K) is {self.num_moments} but a clip has num_frames (T) = "
                 f"{self.num_frames} frames; choose K <= T"
+            )
+        if self.preset == "instructblip" and self.checkpoint is None:
+            raise ValueError(
+                "preset instructblip needs checkpoint, a hub name such as "
+                "Salesforce/instructblip-flan-t5-xl or a folder"
             )
         return self

@@ -1,80 +1,84 @@
-"""The grounding losses, one value a pair (steps 7 and 8, profile ``paper``).
+"""The regression losses, one value a pair (step 7): the centres are pulled onto the pseudo-labels.
 
-P = question-video pairs, V = videos, T = frames, K = moments, D_C = joint image-text width.
+P = question-video pairs, T = frames, K = moments.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gcg.gaussian import label_positions
-
-# A similarity no cosine reaches: exp() of it is 0, and unlike -inf it keeps gradients finite.
-_ABSENT = -1e4
+from gcg.gaussian import Timeline
 
 
-def regression_loss(centers_PK: Tensor, moments_PK: Tensor, num_frames: int, beta: float) -> Tensor:
-    """L_reg = sum_k SmoothL1(mu_k - w_k/T), (P,). Labels are sorted in time, centres as given."""
-    target = label_positions(moments_PK, num_frames)
-    return F.smooth_l1_loss(centers_PK.float(), target, beta=beta, reduction="none").sum(dim=1)
+class Labels(NamedTuple):
+    """Pseudo-labels of a batch: ``moments`` (P, K) frame numbers, rising; ``similarity`` (P, T),
+    what they were chosen by (None where the batch does not carry it)."""
+
+    moments: Tensor
+    similarity: Tensor | None
 
 
-def contrastive_loss(
-    description_PC: Tensor,
-    positives_PKC: Tensor,
-    frames_VTC: Tensor,
-    weights_PT: Tensor,
-    video_index_P: Tensor,
-    other_videos_PV: Tensor,
-    seeds_P: Tensor,
-    *,
-    temperature: float,
-    num_intra: int,
-    num_inter: int,
-) -> Tensor:
-    """Eq. 7, averaged over the K positives, (P,).
+class Regression(Protocol):
+    """L_reg of each pair, (P,), from the centres mu (P, K) and log p (P, T)."""
 
-    ``positives_PKC`` are the selected frames S·C; ``other_videos_PV`` is True where a video may
-    serve as a negative of a pair (same contrast group, another video). Intra negatives are the
-    frames of the pair's own video with the lowest weights; inter negatives are frames of the other
-    videos, drawn by the pair's seed. A pair with fewer candidates uses those there are.
-    """
-    description = F.normalize(description_PC.float(), dim=-1)
-    positives = F.normalize(positives_PKC.float(), dim=-1)
-    frames = F.normalize(frames_VTC.float(), dim=-1)
-    num_frames = frames.shape[1]
-    positive_PK = torch.einsum("pc,pkc->pk", description, positives)
-    every_PVT = torch.einsum("pc,vtc->pvt", description, frames)
-
-    own_PT = every_PVT.gather(1, video_index_P[:, None, None].expand(-1, 1, num_frames)).squeeze(1)
-    lowest = weights_PT.detach().topk(min(num_intra, num_frames), dim=1, largest=False).indices
-    intra_PN = own_PT.gather(1, lowest)
-
-    allowed_PF = other_videos_PV[:, :, None].expand_as(every_PVT).flatten(1)
-    priority_PF = candidate_priorities(allowed_PF, seeds_P)
-    picked = priority_PF.topk(min(num_inter, allowed_PF.shape[1]), dim=1)
-    inter_PN = every_PVT.flatten(1).gather(1, picked.indices)
-    inter_PN = inter_PN.masked_fill(picked.values < 0, _ABSENT)
-
-    negatives_PN = torch.cat([intra_PN, inter_PN], dim=1) / temperature
-    negative_P1 = torch.logsumexp(negatives_PN, dim=1, keepdim=True)
-    positive_PK = positive_PK / temperature
-    return (torch.logaddexp(positive_PK, negative_P1) - positive_PK).mean(dim=1)
+    def __call__(self, centers_PK: Tensor, log_weights_PT: Tensor, labels: Labels) -> Tensor: ...
 
 
-def candidate_priorities(allowed_PF: Tensor, seeds_P: Tensor) -> Tensor:
-    """A random priority in [0, 1) for each candidate a pair may use, -1 for the others, (P, F).
+@dataclass(frozen=True)
+class PointRegression:
+    """L_reg = sum_k SmoothL1(mu_k - w_k/T) (profile ``paper``): labels sorted in time, centres as
+    given. SmoothL1 turns linear beyond ``beta``."""
 
-    A candidate's draw belongs to its number among the pair's own candidates, not to its column:
-    the pair picks the same negatives however many other groups share the micro-batch.
-    """
-    generator = torch.Generator()
-    number_PF = (allowed_PF.long().cumsum(dim=1) - 1).clamp(min=0)
-    draws = []
-    for seed in seeds_P.tolist():
-        generator.manual_seed(seed)
-        draws.append(torch.rand(allowed_PF.shape[1], generator=generator))
-    priority_PF = torch.stack(draws).to(allowed_PF.device).gather(1, number_PF)
-    return priority_PF.masked_fill(~allowed_PF, -1.0)
+    timeline: Timeline
+    beta: float
+
+    def __call__(self, centers_PK: Tensor, log_weights_PT: Tensor, labels: Labels) -> Tensor:
+        target = self.timeline.of_frames(labels.moments, log_weights_PT.shape[1])
+        loss = F.smooth_l1_loss(centers_PK.float(), target, beta=self.beta, reduction="none")
+        return loss.sum(dim=1)
+
+
+@dataclass(frozen=True)
+class OrderedRegression:
+    """Profile ``released``: mean SmoothL1 of (mu·(T-1), w), plus the order hinge, the mean over
+    adjacent pairs of max(0, 1 + mu_j·(T-1) - mu_{j+1}·(T-1)). Distances are in frames."""
+
+    beta: float
+
+    def __call__(self, centers_PK: Tensor, log_weights_PT: Tensor, labels: Labels) -> Tensor:
+        frames_PK = centers_PK.float() * (log_weights_PT.shape[1] - 1)
+        target = labels.moments.float()
+        loss = F.smooth_l1_loss(frames_PK, target, beta=self.beta, reduction="none").mean(dim=1)
+        if frames_PK.shape[1] < 2:  # nothing is adjacent
+            return loss
+        return loss + (1 + frames_PK[:, :-1] - frames_PK[:, 1:]).clamp(min=0).mean(dim=1)
+
+
+@dataclass(frozen=True)
+class SoftRegression:
+    """KL(softmax(s / temperature) || p / sum p): the weights are fitted to the labels' whole
+    similarity row (label strategy ``soft``) instead of K points. ``standardise``: s with zero mean
+    and unit variance over time, as what one temperature means differs from clip to clip."""
+
+    temperature: float
+    standardise: bool = False
+
+    def __call__(self, centers_PK: Tensor, log_weights_PT: Tensor, labels: Labels) -> Tensor:
+        if labels.similarity is None:
+            raise ValueError(
+                "model.loss.target = soft: the batch's labels carry no similarities; make them "
+                "with `gcg label`"
+            )
+        similarity = labels.similarity.float()
+        if self.standardise:
+            similarity = similarity - similarity.mean(dim=1, keepdim=True)
+            scale = similarity.square().mean(dim=1, keepdim=True).sqrt()
+            similarity = similarity / scale.clamp(min=1e-6)
+        target = torch.log_softmax(similarity / self.temperature, dim=1)
+        fitted = torch.log_softmax(log_weights_PT, dim=1)
+        return (target.exp() * (target - fitted)).sum(dim=1)

@@ -36,7 +36,8 @@ def iou_iop(predicted: Span, gold: Sequence[Span]) -> tuple[float, float]:
     """Best IoU and best IoP over the gold segments, each maximised on its own, floored at 0.
 
     ``inter = min(ends) - max(starts)``, ``IoU = inter / (max end - min start)``,
-    ``IoP = inter / predicted length``.
+    ``IoP = inter / predicted length``; of a span without length it is 1 inside a gold segment and 0
+    elsewhere, as in the benchmark's code.
     """
     start, end = predicted
     iou = iop = 0.0
@@ -47,6 +48,8 @@ def iou_iop(predicted: Span, gold: Sequence[Span]) -> tuple[float, float]:
             iou = max(iou, inter / union)
         if end > start:
             iop = max(iop, inter / (end - start))
+        elif inter == 0:
+            iop = 1.0
     return iou, iop
 
 

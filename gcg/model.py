@@ -12,29 +12,53 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from gcg.answering import Answerer, FrameReader
+from gcg.answering import Answerer
 from gcg.config import GCGConfig
-from gcg.gaussian import mixture_weights
-from gcg.generator import GaussianGenerator
-from gcg.losses import contrastive_loss, regression_loss
+from gcg.contrast import Candidates, Pairs
+from gcg.dropout import dropout_seeds, install_sample_dropout
+from gcg.generator import MomentEncoder
+from gcg.losses import Labels
+from gcg.profiles import Contrast, Profile
+from gcg.reader import FrameReader
 from gcg.selection import Selection, Selector
 from gcg.text import TextTower
 from gcg.vision import VisionTower, frames_through
+
+
+class Encoded(NamedTuple):
+    """What the frozen encoders make of a batch (steps 1 and 2), without gradient.
+
+    ``tokens`` E (V, T, N_I, D_I), ``joint`` C (V, T, D_C), ``question`` pooled (P, D_C); ``texts``
+    (P, L, D_C) with ``text_mask`` (P, L): what the generator reads of the question. Only while
+    training: pooled ``description`` (P, D_C). Only where the profile reads them: pooled ``options``
+    (P, O, D_C) with ``option_mask`` (P, O), and ``answer`` (P, D_C).
+    """
+
+    tokens: Tensor
+    joint: Tensor
+    question: Tensor
+    texts: Tensor
+    text_mask: Tensor
+    description: Tensor | None
+    options: Tensor | None
+    option_mask: Tensor | None
+    answer: Tensor | None
 
 
 @dataclass(frozen=True)
 class Grounding:
     """Where the model looks: ``weights`` p (P, T), ``centers`` mu (P, K), the ``selection``.
 
-    ``centers`` is empty, (P, 0), where the mode has no generator. ``joint`` is C (V, T, D_C),
-    ``chosen`` Ê (P, K, N_I, D_I).
+    ``centers`` is empty, (P, 0), where the mode has no generator. ``chosen`` Ê (P, K, N_I, D_I);
+    ``every``: all frames of each pair's video (P, T, N_I, D_I), where the profile reads them.
     """
 
     weights: Tensor
+    log_weights: Tensor
     centers: Tensor
     selection: Selection
-    joint: Tensor
     chosen: Tensor
+    every: Tensor | None
 
 
 class GCGOutput(NamedTuple):
@@ -57,20 +81,23 @@ class GCGModel(nn.Module):
     def __init__(
         self,
         config: GCGConfig,
+        profile: Profile,
         vision: VisionTower,
         text: TextTower,
-        generator: GaussianGenerator | None,
+        generator: MomentEncoder | None,
+        contrast: Contrast | None,
         selector: Selector,
         reader: FrameReader,
         answerer: Answerer,
     ) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.profile = config, profile
         self.vision, self.text = vision, text
-        self.generator, self.selector = generator, selector
+        self.generator, self.contrast, self.selector = generator, contrast, selector
         self.reader, self.answerer = reader, answerer
-        for frozen in (vision, text, *(() if config.llm.train else (answerer.llm,))):
-            frozen.requires_grad_(False)
+        text.requires_grad_(False)
+        vision.requires_grad_(config.vision.train)
+        install_sample_dropout(self)
 
     def forward(
         self,
@@ -82,74 +109,143 @@ class GCGModel(nn.Module):
         qformer_mask: Tensor,
         prompt_ids: Tensor,
         prompt_mask: Tensor,
+        answer_ids: Tensor,
         noise_seeds: Tensor,
         contrast_group: Tensor,
-        answer_ids: Tensor,
+        positions: Tensor,
         description_ids: Tensor | None = None,
         description_mask: Tensor | None = None,
+        option_text_ids: Tensor | None = None,
+        option_text_mask: Tensor | None = None,
+        answer_text_ids: Tensor | None = None,
+        answer_text_mask: Tensor | None = None,
+        answer_index: Tensor | None = None,
         moments: Tensor | None = None,
+        similarity: Tensor | None = None,
+        encoded: Encoded | None = None,
+        candidates: Candidates | None = None,
     ) -> GCGOutput:
-        """One training pass. Shapes are those of ``dataloaders.batch.Batch``.
+        """A training pass. Shapes are those of ``dataloaders.batch.Batch``.
 
-        Steps 1, 2, 4-6 happen in :meth:`ground`; pseudo-labels (step 3) come with the batch.
+        Pseudo-labels (step 3) come with the batch. ``encoded``: what :meth:`encode` made of it,
+        where that was done before; ``candidates``: what the contrast groups hold where they reach
+        beyond this micro-batch.
         """
-        found = self.ground(
-            pixel_values, video_index, question_ids, question_mask, noise_seeds, moments
-        )
-        soft = self.reader(found.chosen, qformer_ids, qformer_mask)
+        dropout_seeds(self, noise_seeds)
+        if encoded is None:
+            encoded = self.encode(
+                pixel_values,
+                question_ids,
+                question_mask,
+                description_ids,
+                description_mask,
+                option_text_ids,
+                option_text_mask,
+                answer_text_ids,
+                answer_text_mask,
+            )
+        found = self.ground(encoded, video_index, noise_seeds, moments)
+        soft = self.reader(found.chosen, qformer_ids, qformer_mask, found.every)
         loss_vqa = self.answerer.loss(soft, prompt_ids, prompt_mask, answer_ids)
         loss_reg = loss_con = torch.zeros_like(loss_vqa)
-        if self.generator is not None:
-            if moments is None or description_ids is None or description_mask is None:
+        if self.contrast is not None:
+            if moments is None or encoded.description is None:
                 raise ValueError(
                     "model.mode = grounding trains on pseudo-labels and event descriptions, but "
                     "the batch has none; run `gcg label` on the training data"
                 )
-            cfg = self.config.loss
-            loss_reg = regression_loss(found.centers, moments, self.config.num_frames, cfg.reg_beta)
-            with torch.no_grad():
-                description = self.text(description_ids, description_mask)[1]
-            loss_con = contrastive_loss(
-                description,
-                pick(found.selection.indicator, found.joint, video_index),
-                found.joint,
-                found.weights,
-                video_index,
-                _other_videos(video_index, contrast_group),
-                noise_seeds,
-                temperature=cfg.temperature,
-                num_intra=cfg.num_intra,
-                num_inter=cfg.num_inter,
+            labels = Labels(moments, similarity)
+            loss_reg = self.profile.regression(found.centers, found.log_weights, labels)
+            if candidates is None:
+                # Without gradient, as where they come from other ranks: the layout must not matter.
+                joint, of_pairs = encoded.joint.detach(), (positions[video_index], noise_seeds)
+                candidates = Candidates(joint, contrast_group, positions, encoded.answer, *of_pairs)
+            pairs = Pairs(
+                joint=encoded.joint[video_index],
+                positive=pick(found.selection.indicator, encoded.joint, video_index),
+                weights=found.weights,
+                group=contrast_group[video_index],
+                position=positions[video_index],
+                seeds=noise_seeds,
+                description=encoded.description,
+                answer=encoded.answer,
+                options=encoded.options,
+                wrong=_wrong(encoded.option_mask, answer_index),
             )
+            loss_con = self.contrast(pairs, candidates)
         return GCGOutput(
             loss_vqa, loss_reg, loss_con, found.weights, found.centers, found.selection.indices
         )
 
-    def ground(
+    def encode(
         self,
         pixel_values: Tensor,
-        video_index: Tensor,
         question_ids: Tensor,
         question_mask: Tensor,
-        noise_seeds: Tensor,
-        moments: Tensor | None,
-    ) -> Grounding:
-        """Steps 1, 2, 4, 5, 6: which frames the question is about, and their tokens Ê."""
+        description_ids: Tensor | None = None,
+        description_mask: Tensor | None = None,
+        option_text_ids: Tensor | None = None,
+        option_text_mask: Tensor | None = None,
+        answer_text_ids: Tensor | None = None,
+        answer_text_mask: Tensor | None = None,
+    ) -> Encoded:
+        """Steps 1 and 2: the frozen encoders over a batch's clips and texts."""
         dtype = next(self.vision.parameters()).dtype
-        tokens_VTND, joint_VTC = frames_through(self.vision, pixel_values.to(dtype))
-        num_pairs, num_frames = len(video_index), pixel_values.shape[1]
+        vision = self.config.vision
+        tokens, joint = frames_through(
+            self.vision,
+            pixel_values.to(dtype),
+            frames_per_pass=vision.frames_per_pass,
+            train=vision.train,
+        )
+        with torch.no_grad():
+            words, question = self.text(question_ids, question_mask)
+            description = self._pooled(description_ids, description_mask)
+            options = option_mask = answer = None
+            texts, text_mask = words, question_mask
+            if self.profile.pooled_texts:
+                options, option_mask = self._options(option_text_ids, option_text_mask)
+                answer = self._pooled(answer_text_ids, answer_text_mask)
+                texts, text_mask = question.unsqueeze(1), question_mask[:, :1]
+                if options is not None and option_mask is not None:
+                    texts = torch.cat([texts, options], dim=1)
+                    text_mask = torch.cat([text_mask, option_mask.to(text_mask.dtype)], dim=1)
+        return Encoded(
+            tokens, joint, question, texts, text_mask, description, options, option_mask, answer
+        )
+
+    def _pooled(self, ids_PL: Tensor | None, mask_PL: Tensor | None) -> Tensor | None:
+        return None if ids_PL is None or mask_PL is None else self.text(ids_PL, mask_PL)[1]
+
+    def _options(
+        self, ids_POL: Tensor | None, mask_POL: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Pooled options (P, O, D_C) and which are there (P, O)."""
+        if ids_POL is None or mask_POL is None:
+            return None, None
+        pooled = self.text(ids_POL.flatten(0, 1), mask_POL.flatten(0, 1))[1]
+        there_PO = mask_POL.any(dim=2)
+        pooled_POC = pooled.unflatten(0, there_PO.shape)
+        return pooled_POC.masked_fill(~there_PO[:, :, None], 0.0), there_PO
+
+    def ground(
+        self, encoded: Encoded, video_index: Tensor, noise_seeds: Tensor, moments: Tensor | None
+    ) -> Grounding:
+        """Steps 4, 5, 6: which frames the question is about, and their tokens Ê."""
+        num_pairs, num_frames = len(video_index), encoded.joint.shape[1]
         if self.generator is None:
-            weights = torch.ones(num_pairs, num_frames, device=pixel_values.device)
-            centers = weights.new_empty(num_pairs, 0)
+            log_weights = torch.zeros(num_pairs, num_frames, device=video_index.device)
+            centers = log_weights.new_empty(num_pairs, 0)
         else:
-            with torch.no_grad():
-                words_PLC, question_PC = self.text(question_ids, question_mask)
-            frames_PTC = joint_VTC[video_index]
-            centers = self.generator(frames_PTC, words_PLC, question_mask, question_PC)
-            weights = mixture_weights(centers, self.config.grounding.sigma, num_frames)
+            frames_PTC = encoded.joint[video_index]
+            centers, log_weights = self.generator(
+                frames_PTC, encoded.texts, encoded.text_mask, encoded.question
+            )
+        weights = log_weights.exp()
         selection = self.selector(weights, moments, noise_seeds, self.training)
-        chosen = pick(selection.indicator, tokens_VTND, video_index)
-        return Grounding(weights, centers, selection, joint_VTC, chosen)
+        chosen = pick(selection.indicator, encoded.tokens, video_index)
+        every = encoded.tokens[video_index] if self.profile.spatial_tokens else None
+        return Grounding(weights, log_weights, centers, selection, chosen, every)
 
     @torch.no_grad()
     def score_options(
@@ -160,7 +256,7 @@ class GCGModel(nn.Module):
         option_ids: Tensor,
     ) -> Tensor:
         """Log-likelihood (P, O) of each option's words after the prompt. Ids come with masks."""
-        soft = self.reader(found.chosen, *qformer)
+        soft = self.reader(found.chosen, *qformer, found.every)
         return self.answerer.option_scores(soft, *prompt, option_ids)
 
     @torch.no_grad()
@@ -172,17 +268,22 @@ class GCGModel(nn.Module):
         max_new_tokens: int,
     ) -> Tensor:
         """Greedy answer tokens (P, L'). Ids come with masks."""
-        soft = self.reader(found.chosen, *qformer)
+        soft = self.reader(found.chosen, *qformer, found.every)
         return self.answerer.generate(soft, *prompt, max_new_tokens)
 
     def grounding_parameters(self) -> list[nn.Parameter]:
         """What learns with the grounding learning rate."""
-        return [] if self.generator is None else list(self.generator.parameters())
+        parts = (self.generator, self.contrast)
+        return [p for part in parts if isinstance(part, nn.Module) for p in part.parameters()]
+
+    def projection_parameters(self) -> list[nn.Parameter]:
+        """What brings the Q-Former's tokens to the LLM's width."""
+        return list(self.reader.projection.parameters())
 
     def other_trained_parameters(self) -> list[nn.Parameter]:
-        """Q-Former, query tokens, projection, temporal embedding, and the LLM where it learns."""
-        parts = [*self.reader.parameters(), *self.answerer.parameters()]
-        return [parameter for parameter in parts if parameter.requires_grad]
+        """Q-Former, query tokens, projection, temporal embedding, and what else may learn."""
+        parts = (self.reader, self.answerer, self.vision)
+        return [p for part in parts for p in part.parameters() if p.requires_grad]
 
 
 def pick(indicator_PKT: Tensor, frames_VT: Tensor, video_index_P: Tensor) -> Tensor:
@@ -200,8 +301,11 @@ def pick(indicator_PKT: Tensor, frames_VT: Tensor, video_index_P: Tensor) -> Ten
     return torch.cat(parts)[torch.cat(order).argsort()]
 
 
-def _other_videos(video_index_P: Tensor, contrast_group_V: Tensor) -> Tensor:
-    """True (P, V) where a video is another one of the pair's contrast group."""
-    own = torch.arange(len(contrast_group_V), device=video_index_P.device)
-    same_group = contrast_group_V[video_index_P][:, None] == contrast_group_V
-    return same_group & (video_index_P[:, None] != own)
+def _wrong(option_mask_PO: Tensor | None, answer_index_P: Tensor | None) -> Tensor | None:
+    """True (P, O) on each option that is there and not the right one."""
+    if option_mask_PO is None:
+        return None
+    if answer_index_P is None:
+        raise ValueError("the batch has options but no answer_index")
+    number_O = torch.arange(option_mask_PO.shape[1], device=option_mask_PO.device)
+    return option_mask_PO & (number_O != answer_index_P[:, None])

@@ -48,12 +48,14 @@ class _PerturbedTopK(torch.autograd.Function):
         indices_PNK, noise_PNT = ctx.saved_tensors
         (grad_PKT,) = grads
         share = 1.0 / (noise_PNT.shape[1] * ctx.scale)
-        chosen_PNK = grad_PKT.gather(2, indices_PNK.transpose(1, 2)).transpose(1, 2)
         if ctx.diagonal:
-            terms = chosen_PNK * noise_PNT.gather(2, indices_PNK)
-            gradient = torch.zeros_like(noise_PNT[:, 0])
-            gradient.scatter_add_(1, indices_PNK.flatten(1), terms.flatten(1))
+            # Sums of hundreds of draws that nearly cancel: in float32 their order would be seen.
+            chosen_PKN = noise_PNT.gather(2, indices_PNK).transpose(1, 2).double()
+            noise_PKT = torch.zeros_like(grad_PKT, dtype=torch.float64)
+            noise_PKT.scatter_add_(2, indices_PNK.transpose(1, 2), chosen_PKN)
+            gradient = (grad_PKT * noise_PKT).sum(dim=1).to(noise_PNT.dtype)
         else:
+            chosen_PNK = grad_PKT.gather(2, indices_PNK.transpose(1, 2)).transpose(1, 2)
             gradient = torch.einsum("pn,pnt->pt", chosen_PNK.sum(dim=2), noise_PNT)
         return gradient * share, None, None, None, None
 
@@ -108,6 +110,7 @@ class GroundingSelector:
     num_moments: int
     noise_samples: int
     noise_scale: float
+    diagonal: bool = False
 
     def __call__(
         self, weights_PT: Tensor, moments_PK: Tensor | None, seeds_P: Tensor, training: bool
@@ -116,7 +119,9 @@ class GroundingSelector:
         if not training:
             return Selection(one_hot(indices, weights_PT.shape[1]), indices)
         noise = seeded_noise(seeds_P, self.noise_samples, weights_PT.shape[1])
-        soft = perturbed_topk(weights_PT, noise, self.num_moments, self.noise_scale)
+        soft = perturbed_topk(
+            weights_PT, noise, self.num_moments, self.noise_scale, diagonal=self.diagonal
+        )
         return Selection(soft, indices)
 
 

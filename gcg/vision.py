@@ -1,6 +1,7 @@
-"""Image side: one pass through a frozen trunk gives both the frame tokens and the joint [CLS].
+"""Image side: one pass through a shared trunk gives both the frame tokens and the joint [CLS].
 
-N = frames, N_I = tokens per frame incl. [CLS], D_I = vision width, D_C = joint image-text width.
+N = frames, N_I = tokens per frame incl. [CLS], D_I = vision width, D_C = joint image-text width,
+V = videos, T = frames of a video.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ class JointHead(nn.Module):
 
     def __init__(self, config: InstructBlipVisionConfig, joint_width: int) -> None:
         super().__init__()
+        if config._attn_implementation is None:  # the trunk's constructor says so, if it ran first
+            config._attn_implementation = "sdpa"
         # Its annotation names the whole model's configuration; it reads the vision part's fields.
         self.block = InstructBlipEncoderLayer(config)  # pyright: ignore[reportArgumentType]
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
@@ -32,7 +35,7 @@ class JointHead(nn.Module):
 
 
 class VisionTower(nn.Module):
-    """Trunk and joint head. Frozen in GCG; its outputs carry no gradient there."""
+    """Trunk and joint head: EVA-CLIP's image tower, and InstructBLIP's, in one pass."""
 
     def __init__(self, config: InstructBlipVisionConfig, joint_width: int) -> None:
         super().__init__()
@@ -41,17 +44,49 @@ class VisionTower(nn.Module):
 
     def forward(self, pixels_NCHW: Tensor) -> tuple[Tensor, Tensor]:
         """(N, 3, H, W) normalised pixels → E (N, N_I, D_I) normed, C (N, D_C) not normalised."""
-        output = self.trunk(pixel_values=pixels_NCHW, output_hidden_states=True)
-        assert output.hidden_states is not None
-        return output.last_hidden_state, self.joint_head(output.hidden_states[-1])
+        # The trunk's own forward returns what is un-normed only among the outputs of all its
+        # layers, which would keep 39 of them in memory. Its parts are called as modules, so that
+        # gradient checkpointing and ZeRO-3 act on them as ever.
+        hidden_NID = self.trunk.embeddings(pixels_NCHW)
+        hidden_NID = self.trunk.encoder(inputs_embeds=hidden_NID).last_hidden_state
+        return self.trunk.post_layernorm(hidden_NID), self.joint_head(hidden_NID)
 
 
-def frames_through(tower: VisionTower, pixels_VTCHW: Tensor) -> tuple[Tensor, Tensor]:
-    """Frozen pass of V clips: → E (V, T, N_I, D_I), C (V, T, D_C), without gradient."""
-    num_videos, num_frames = pixels_VTCHW.shape[:2]
-    with torch.no_grad():
-        tokens, joint = tower(pixels_VTCHW.flatten(0, 1))
-    return (
-        tokens.unflatten(0, (num_videos, num_frames)),
-        joint.unflatten(0, (num_videos, num_frames)),
-    )
+def frames_through(
+    tower: VisionTower,
+    pixels_VTCHW: Tensor,
+    *,
+    frames_per_pass: int | None = None,
+    train: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """All frames of V clips through the tower: → E (V, T, N_I, D_I), C (V, T, D_C).
+
+    ``frames_per_pass``: so many frames at a time, which bounds the memory of the pass, not of its
+    result; None: all at once. The number of passes must be the same on all ranks under ZeRO-3.
+    ``train``: let gradients through; else there are none (config.vision).
+    """
+    shape = pixels_VTCHW.shape[:2]
+    frames_NCHW = pixels_VTCHW.flatten(0, 1)
+    with torch.set_grad_enabled(train and torch.is_grad_enabled()):
+        if frames_per_pass is None or frames_per_pass >= len(frames_NCHW):
+            tokens, joint = tower(frames_NCHW)
+        else:
+            tokens, joint = _in_passes(tower, frames_NCHW.split(frames_per_pass), train)
+    return tokens.unflatten(0, shape), joint.unflatten(0, shape)
+
+
+def _in_passes(tower: VisionTower, parts: tuple[Tensor, ...], train: bool) -> tuple[Tensor, Tensor]:
+    if train:
+        tokens, joint = zip(*(tower(part) for part in parts), strict=True)
+        return torch.cat(tokens), torch.cat(joint)
+    # Written where they stay: joining the passes' results would hold all of them twice.
+    num_frames, first = sum(len(part) for part in parts), 0
+    results: list[Tensor] = []
+    for part in parts:
+        outputs = tower(part)
+        if not results:
+            results = [output.new_empty(num_frames, *output.shape[1:]) for output in outputs]
+        for result, output in zip(results, outputs, strict=True):
+            result[first : first + len(part)] = output
+        first += len(part)
+    return results[0], results[1]

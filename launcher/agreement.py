@@ -8,6 +8,7 @@ from typing import TypeVar
 import torch.distributed as dist
 
 from dataloaders.errors import DataError
+from gcg.errors import ModelError
 from launcher.errors import RunStoppedError, UserError
 
 Result = TypeVar("Result")
@@ -33,6 +34,8 @@ def attempt(action: Callable[[], Result]) -> tuple[Result | None, list[str] | No
     try:
         return action(), None
     except UserError as error:
+        return None, error.lines
+    except ModelError as error:
         return None, error.lines
     except DataError as error:
         return None, [str(error)]

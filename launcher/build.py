@@ -2,75 +2,80 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from tokenizers import Tokenizer
-
-from dataloaders.batch import Collator, PromptTemplate, TextCoder
-from gcg.build import build_model, encoder_fingerprint, load_tokenizer
+from dataloaders.batch import Collator
+from dataloaders.texts import PromptTemplate, TextCoder
+from gcg.build import encoder_fingerprint
 from gcg.config import GCGConfig
 from gcg.model import GCGModel
-from gcg.presets import PRESETS
+from gcg.presets import resolve_preset
+from gcg.profiles import resolve_profile
+from gcg.tokens import RoleTokens, clip_tokens, load_tokens
 
 
 @dataclass(frozen=True)
 class Coders:
-    """The tokenizers a batch needs: CLIP text, Q-Former, LLM prompt, LLM answer."""
+    """The tokenizers a batch needs: CLIP text, Q-Former, LLM prompt, LLM answer.
+
+    ``decode`` turns rows of generated ids back into words.
+    """
 
     clip: TextCoder
     qformer: TextCoder
     prompt: TextCoder
     answer: TextCoder
+    decode: Callable[[Sequence[Sequence[int]]], list[str]]
 
 
 @dataclass(frozen=True)
 class Parts:
     """A model, and what its inputs must look like.
 
-    ``tokenizer`` turns generated tokens back into words; ``image_size`` is in pixels;
-    ``encoder_fingerprint`` names the frozen encoders that pseudo-labels must come from.
+    ``image_size`` is in pixels; ``encoder_fingerprint`` names the frozen encoders that
+    pseudo-labels must come from.
     """
 
     model: GCGModel
     coders: Coders
-    tokenizer: Tokenizer
     image_size: int
     encoder_fingerprint: str
 
 
-def build_parts(config: GCGConfig, seed: int = 0) -> Parts:
-    """Build the model with its first weights drawn from ``seed``, and its tokenizers."""
+def build_parts(config: GCGConfig, model: GCGModel) -> Parts:
+    """A model of that configuration with its tokenizers."""
     return Parts(
-        model=build_model(config, seed),
+        model=model,
         coders=build_coders(config),
-        tokenizer=load_tokenizer(config),
-        image_size=PRESETS[config.preset]().vision.image_size,
+        image_size=resolve_preset(config).vision.image_size,
         encoder_fingerprint=encoder_fingerprint(config),
     )
 
 
 def build_coders(config: GCGConfig) -> Coders:
-    """The preset's tokenizers, cut to what each part of the model can take."""
-    preset, tokenizer = PRESETS[config.preset](), load_tokenizer(config)
-    eos = preset.llm.eos_token_id
-    assert isinstance(eos, int)
+    """The tokenizers of the model's checkpoints, cut to what each part of it can take.
 
-    def sentence(texts: list[str]) -> list[list[int]]:
-        return [row.ids for row in tokenizer.encode_batch(texts)]
-
-    def bare(texts: list[str]) -> list[list[int]]:
-        # T5 marks the end of a text, but not its beginning.
-        rows = tokenizer.encode_batch(texts, add_special_tokens=False)
-        return [[*row.ids, eos] for row in rows]
-
-    pad = preset.llm.pad_token_id
-    assert isinstance(pad, int)
+    Raises:
+        ValueError: a tokenizer cannot be had, or does not fit.
+    """
+    tokens = load_tokens(config)
     return Coders(
-        clip=TextCoder(sentence, pad, preset.text.max_position_embeddings, eos),
-        qformer=TextCoder(sentence, pad, preset.qformer.max_position_embeddings, eos),
-        prompt=TextCoder(bare, pad, config.llm.max_prompt_tokens, eos),
-        answer=TextCoder(bare, pad, config.llm.max_answer_tokens, eos),
+        clip=_coder(tokens.clip),
+        qformer=_coder(tokens.qformer),
+        prompt=_coder(tokens.prompt),
+        answer=_coder(tokens.answer),
+        decode=tokens.decode,
     )
+
+
+def build_clip_coder(config: GCGConfig) -> TextCoder:
+    """The tokenizer of the CLIP text tower alone: labelling needs no LLM."""
+    return _coder(clip_tokens(config))
+
+
+def _coder(role: RoleTokens) -> TextCoder:
+    return TextCoder(role.encode, role.pad_id, role.max_length, role.prefix, role.suffix)
 
 
 def build_collator(config: GCGConfig, coders: Coders, seed: int) -> Collator:
@@ -83,4 +88,5 @@ def build_collator(config: GCGConfig, coders: Coders, seed: int) -> Collator:
         answer=coders.answer,
         template=template,
         seed=seed,
+        answer_texts=resolve_profile(config).pooled_texts,
     )

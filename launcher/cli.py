@@ -48,9 +48,19 @@ def build_parser() -> argparse.ArgumentParser:
     stage.add_argument("data", type=Path, nargs="+", metavar="DATA", help="packed folders")
     stage.add_argument("--config", type=Path, help="run file whose model: section fits the labels")
     stage.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
-    stage.add_argument("--name", default="topk")
-    stage.add_argument("--strategy", default="topk")
+    _label_arguments(stage)
     stage.set_defaults(run=commands.label)
+
+    stage = stages.add_parser("convert", help="public checkpoints into one folder for all workers")
+    stage.add_argument("config", type=Path, metavar="CONFIG")
+    stage.add_argument("out", type=Path, metavar="OUT", help="then: model.checkpoint: OUT")
+    stage.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
+    stage.add_argument("--dtype", choices=["keep", "bf16", "fp16", "fp32"], default="keep")
+    stage.set_defaults(run=commands.convert)
+
+    stage = stages.add_parser("plan", help="what a run needs: memory, time, batches; needs no GPU")
+    _plan_arguments(stage)
+    stage.set_defaults(run=commands.plan)
 
     stage = stages.add_parser("train", help="train, or go on with, the run a file describes")
     stage.add_argument("config", type=Path, metavar="CONFIG")
@@ -64,6 +74,39 @@ def build_parser() -> argparse.ArgumentParser:
     stage.add_argument("--out", type=Path, metavar="JSON", help="also write the figures here")
     stage.set_defaults(run=commands.evaluate)
     return parser
+
+
+def _label_arguments(stage: argparse.ArgumentParser) -> None:
+    stage.add_argument(
+        "--strategy",
+        action="append",
+        metavar="NAME[:KEY=VALUE,...]",
+        help="topk (default), soft, merge, steepness, contrast or order; contrast:lambda=0.7",
+    )
+    stage.add_argument("--name", help="of the label set; the strategy's name")
+    stage.add_argument("--writer", choices=["template", "llm"], default="template")
+    stage.add_argument("--llm", metavar="MODEL", help="hub name, folder or .gguf; for --writer llm")
+    stage.add_argument(
+        "--compare", action="store_true", help="all strategies against gold spans; writes no labels"
+    )
+    stage.add_argument("--out", type=Path, metavar="DIR", help="of --compare; DATA/compare")
+
+
+def _plan_arguments(stage: argparse.ArgumentParser) -> None:
+    stage.add_argument("config", type=Path, metavar="CONFIG")
+    stage.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
+    stage.add_argument("--gpus", type=int, metavar="N", help="of all machines; scale.num_workers")
+    stage.add_argument("--nodes", type=int, metavar="M", help="machines; 8 GPUs each")
+    stage.add_argument(
+        "--gpu-memory", type=float, metavar="GB", help="10^9 bytes; 80; on CPUs a worker's share"
+    )
+    stage.add_argument("--device", choices=["cpu", "cuda"], help="as scale.use_gpu says")
+    stage.add_argument("--tflops", type=float, default=989.0, help="peak of a GPU; H100 in bf16")
+    stage.add_argument("--mfu", type=float, default=0.4, help="share of it that computing reaches")
+    stage.add_argument("--nvlink", type=float, default=450.0, help="GB/s between a machine's GPUs")
+    stage.add_argument("--network", type=float, default=50.0, help="GB/s a GPU between machines")
+    stage.add_argument("--question-tokens", type=int, default=32)
+    stage.add_argument("--json", action="store_true")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -22,10 +22,11 @@ Command = Callable[[argparse.Namespace], int]
 def guarded(command: Command, args: argparse.Namespace) -> int:
     """Run a command; a fault the user can put right becomes lines on stderr and exit code 2."""
     from dataloaders.errors import DataError
+    from gcg.errors import ModelError
 
     try:
         return command(args)
-    except UserError as error:
+    except (UserError, ModelError) as error:
         lines = error.lines
     except DataError as error:
         lines = [" ".join(str(error).split())]
@@ -134,21 +135,9 @@ def _pack_rows(rows: list, out: Path, root: Path, args: argparse.Namespace) -> N
 
 
 def label(args: argparse.Namespace) -> int:
-    from tqdm import tqdm
+    from launcher.label_command import run_label
 
-    from dataloaders.source import TarSource
-    from launcher.label import label_data
-
-    model = _model_section(args)
-    for data in args.data:
-        source = TarSource(data)
-        total = sum(shard.num_samples for shard in source.shards)
-        source.close()
-        with tqdm(total=total, desc=f"label {data.name}", unit="clip") as bar:
-            folder, count = label_data(
-                data, model, name=args.name, strategy=args.strategy, on_video=bar.update
-            )
-        say(f"{folder}: {f'{count} labels' if count else 'labels are there already'}")
+    run_label(args, _model_section(args), say)
     return 0
 
 
@@ -162,6 +151,32 @@ def _model_section(args: argparse.Namespace) -> GCGConfig:
     from launcher.config import load_run_config
 
     return load_run_config(args.config, args.overrides).model
+
+
+def convert(args: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from launcher.config import load_run_config
+    from launcher.convert import convert as write
+    from launcher.convert import plan_conversion
+
+    model = load_run_config(args.config, args.overrides).model
+    found = plan_conversion(model, args.out, args.dtype)
+    size = found.num_bytes
+    with tqdm(total=size, desc=f"convert {args.out.name}", unit="B", unit_scale=True) as bar:
+        files = write(found, args.out, on_bytes=bar.update)
+    say(
+        f"{args.out}: {len(found.weights)} tensors, {size / 1e9:.2f} GB in {len(files)} files; "
+        "name it as model.checkpoint"
+    )
+    return 0
+
+
+def plan(args: argparse.Namespace) -> int:
+    from launcher.planning.command import plan_file
+
+    say(plan_file(args))
+    return 0
 
 
 def train(args: argparse.Namespace) -> int:

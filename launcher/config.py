@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,6 +11,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from dataloaders.layout import contrast_groups
 from gcg.config import GCGConfig
 from launcher.config_errors import explain
 from launcher.config_file import read_tree
@@ -54,7 +54,9 @@ class DataSection(_Section):
     )
     block_shards: int = Field(default=4, ge=1, description="shards a stream shuffles together")
     contrast_group: int = Field(
-        default=4, ge=1, description="videos that serve each other as negatives"
+        default=4,
+        ge=1,
+        description="videos that serve each other as negatives, consecutive in the global batch",
     )
     decoder: Literal["host", "dali"] = Field(
         "host", description="dali: NVDEC on a GPU; on a CPU it decodes VP9 alone"
@@ -79,6 +81,11 @@ class OptimSection(_Section):
         Annotated[float, Field(ge=0, lt=1)],
     ] = (0.9, 0.999)
     warmup_steps: int = Field(default=0, ge=0)
+    projection_warmup_steps: int = Field(
+        default=0,
+        ge=0,
+        description="steps in which only the projection to the LLM learns: for a fresh one",
+    )
     min_lr_share: float = Field(default=0.0, ge=0, le=1)
     clip_norm: float = Field(default=1.0, gt=0)
 
@@ -87,8 +94,16 @@ class EngineSection(_Section):
     """How the step is computed: the ZeRO stage, the precision, and what fits into memory."""
 
     zero: Literal[1, 2, 3] = 2
-    precision: Literal["bf16", "fp32"] = "bf16"
+    precision: Literal["bf16", "fp16", "fp32"] = Field(
+        default="bf16", description="of weights and activations; the optimizer's stay fp32"
+    )
     micro_batch: int = Field(default=4, ge=1, description="visits per forward pass and worker")
+    # Whose activations are computed again in the backward pass, not kept. Vision matters only with
+    # model.vision.train=true.
+    recompute: tuple[Literal["vision", "qformer", "llm"], ...] = ()
+    # fp16: the loss is scaled by 2 to this power at first, twice that after so many good steps.
+    loss_scale_power: int = Field(default=16, ge=0, le=18)
+    loss_scale_window: int = Field(default=1000, ge=1)
 
 
 class ScaleSection(_Section):
@@ -159,7 +174,7 @@ _TRAJECTORY = {
     },
     "model": None,
     "optim": None,
-    "engine": {"precision", "micro_batch"},
+    "engine": {"precision", "micro_batch", "loss_scale_power", "loss_scale_window"},
 }
 
 
@@ -213,25 +228,32 @@ def fingerprint(config: RunConfig) -> str:
 def cross_check(config: RunConfig) -> Iterator[str]:
     """The rules between sections, a line for each that is broken."""
     yield from _world_fits(config)
-    data, optim, engine = config.data, config.optim, config.engine
+    data, optim = config.data, config.optim
     if data.global_batch % data.streams:
         fits = _divisors(data.global_batch)
         yield (
             f"data.streams = {data.streams}: must divide data.global_batch = {data.global_batch}, "
             f"each stream gives equally many visits to a batch; choose one of {fits}"
         )
-    share = max(1, data.global_batch // data.streams)
-    if engine.micro_batch % data.contrast_group or share % data.contrast_group:
-        fits = _divisors(math.gcd(engine.micro_batch, share))
-        yield (
-            f"data.contrast_group = {data.contrast_group}: must divide engine.micro_batch = "
-            f"{engine.micro_batch} and a stream's part of a global batch, {share} visits; "
-            f"choose one of {fits}"
-        )
+    else:
+        fits = contrast_groups(data.streams, data.global_batch)
+        if data.contrast_group not in fits:
+            share = data.global_batch // data.streams
+            yield (
+                f"data.contrast_group = {data.contrast_group}: must divide data.global_batch = "
+                f"{data.global_batch}, and divide a stream's part of it, {share} visits, or be a "
+                f"multiple of that; choose one of {fits}"
+            )
     if optim.warmup_steps >= optim.steps:
         yield (
             f"optim.warmup_steps = {optim.warmup_steps}: must be less than optim.steps = "
             f"{optim.steps}; shorten the warm-up"
+        )
+    elif optim.projection_warmup_steps + optim.warmup_steps >= optim.steps:
+        yield (
+            f"optim.projection_warmup_steps = {optim.projection_warmup_steps}: must be less than "
+            f"optim.steps - optim.warmup_steps = {optim.steps - optim.warmup_steps}; the others "
+            "warm up after it: shorten one of them"
         )
     if config.eval.every and data.val is None:
         yield (

@@ -9,12 +9,15 @@ import torch
 from torch import nn
 
 from ds_configs import load_profile
+from gcg.recompute import recompute_activations
 from launcher.config import RunConfig
 from launcher.noise import quiet_libraries
 from launcher.optimizer import learning_rate_share, parameter_groups
 
 # deepspeed.DeepSpeedEngine, whose own annotations fit only some of its configurations.
 Engine = Any
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 def engine_profile(config: RunConfig) -> dict[str, Any]:
@@ -27,6 +30,11 @@ def engine_profile(config: RunConfig) -> dict[str, Any]:
     profile["gradient_accumulation_steps"] = config.accumulation
     profile["gradient_clipping"] = config.optim.clip_norm
     profile["bf16"]["enabled"] = config.engine.precision == "bf16"
+    profile["fp16"].update(
+        enabled=config.engine.precision == "fp16",
+        initial_scale_power=config.engine.loss_scale_power,
+        loss_scale_window=config.engine.loss_scale_window,
+    )
     profile["optimizer"]["params"].update(
         lr=config.optim.lr,
         betas=list(config.optim.betas),
@@ -41,18 +49,40 @@ def build_engine(model: nn.Module, config: RunConfig) -> Engine:
     """Wrap ``model`` for training. ``torch.distributed`` must be initialised.
 
     Args:
-        model: an ``nn.Module`` with ``grounding_parameters`` and ``other_trained_parameters``.
+        model: an ``nn.Module`` with ``grounding_parameters`` and ``other_trained_parameters``; for
+            ``engine.recompute`` a ``GCGModel``. Partitioned already, or whole.
 
     Raises:
-        ValueError: the model has no parameter to train.
+        ValueError: the model has no parameter to train, or a part cannot be recomputed.
     """
+    recompute_activations(model, config.engine.recompute)
     deepspeed = import_deepspeed(config.scale.use_gpu)
     profile = engine_profile(config)
     groups = parameter_groups(model, config.optim)  # type: ignore[arg-type]
     engine, *_ = deepspeed.initialize(
         model=model, model_parameters=groups, config=profile, dist_init_required=False
     )
+    if config.engine.zero == 3:
+        _name_foreign_weights(model, deepspeed)
+    if config.engine.precision == "fp16":
+        # At the smallest scale DeepSpeed would raise; how long to go on is the step's to decide.
+        engine.optimizer.loss_scaler.raise_error_at_min_scale = False
     return engine
+
+
+def _name_foreign_weights(model: nn.Module, deepspeed: Any) -> None:
+    """Tell ZeRO-3 of weights that one module reads and another owns.
+
+    DeepSpeed notices by itself in the engine's forward pass, but the encoders also run outside of
+    it (evaluation, ``launcher.contrast``): there CLIP's text embeddings, which look at the size of
+    their position table, would find a partitioned one.
+    """
+    from transformers.models.clip.modeling_clip import CLIPTextEmbeddings
+
+    for module in model.modules():
+        if isinstance(module, CLIPTextEmbeddings):
+            table = module.position_embedding.weight
+            deepspeed.zero.register_external_parameter(module, table)
 
 
 def import_deepspeed(use_gpu: bool) -> Any:
@@ -74,13 +104,16 @@ def import_deepspeed(use_gpu: bool) -> Any:
 
 
 def set_learning_rate(engine: Engine, config: RunConfig, step: int) -> float:
-    """Set the rates for the update after ``step`` updates; return that of the first group."""
-    share = learning_rate_share(step, config.optim)
+    """Set the rates for the update after ``step`` updates; return that of the projection.
+
+    ``step`` counts updates that fp16 skipped: the schedule follows the data, not the optimizer.
+    """
     for group in engine.optimizer.param_groups:
+        share = learning_rate_share(step, config.optim, group["name"])
         group["lr"] = group["base_lr"] * share
-    return config.optim.lr * share
+    return config.optim.lr * learning_rate_share(step, config.optim)
 
 
 def model_dtype(config: RunConfig) -> torch.dtype:
     """What the engine keeps the model's parameters in."""
-    return torch.bfloat16 if config.engine.precision == "bf16" else torch.float32
+    return _DTYPES[config.engine.precision]

@@ -15,12 +15,11 @@ from dataloaders.errors import DataError
 from dataloaders.eval_loader import EvalLoader
 from dataloaders.labels import LabelSet
 from dataloaders.source import TarSource
-from gcg.build import load_tokenizer
-from gcg.gaussian import label_positions, mixture_weights
+from gcg.gaussian import mixture_log_weights
 from gcg.metrics import span_of_weights
 from gcg.model import GCGModel, Grounding
-from gcg.presets import PRESETS
-from launcher.build import build_coders, build_collator
+from gcg.presets import resolve_preset
+from launcher.build import Coders, build_coders, build_collator
 from launcher.config import RunConfig
 from launcher.data import build_decoder, labels_folder
 
@@ -49,15 +48,16 @@ def evaluate_split(
     was_training = model.training
     model.eval()
     try:
-        loader = _loader(source, folder, config, rank, world_size, max_videos)
-        answerer = _Answers(model, config)
+        coders = build_coders(config.model)
+        loader = _loader(source, folder, config, coders, rank, world_size, max_videos)
+        answerer = _Answers(model, config, coders, world_size)
         rows: list[dict[str, Any]] = []
         last: Batch | None = None
         for batch in loader:
             # Under ZeRO-3 all ranks must go through the model equally often: one that has run
             # out of questions asks others again and throws the answers away.
             if batch is None:
-                last = last or _any_batch(source, folder, config)
+                last = last or _any_batch(source, folder, config, coders)
                 answerer(last)
             else:
                 rows += answerer(batch)
@@ -73,6 +73,7 @@ def _loader(
     source: TarSource,
     folder: Path,
     config: RunConfig,
+    coders: Coders,
     rank: int,
     world_size: int,
     limit: int | None,
@@ -80,8 +81,8 @@ def _loader(
     peeks = config.model.mode == "oracle"
     return EvalLoader(
         source,
-        build_collator(config.model, build_coders(config.model), config.run.seed),
-        build_decoder(config, PRESETS[config.model.preset]().vision.image_size),
+        build_collator(config.model, coders, config.run.seed),
+        build_decoder(config, resolve_preset(config.model).vision.image_size),
         num_frames=config.model.num_frames,
         questions_per_visit=config.data.questions_per_visit,
         micro_batch=config.engine.micro_batch,
@@ -89,14 +90,19 @@ def _loader(
         rank=rank,
         world_size=world_size,
         limit=limit,
-        equal_steps=config.engine.zero == 3 and world_size > 1,
+        equal_steps=_in_lockstep(config, world_size),
         decode_threads=config.data.decode_threads,
     )
 
 
-def _any_batch(source: TarSource, folder: Path, config: RunConfig) -> Batch:
+def _in_lockstep(config: RunConfig, world_size: int) -> bool:
+    """Under ZeRO-3 the ranks lend each other their weights, in the same order on all."""
+    return config.engine.zero == 3 and world_size > 1
+
+
+def _any_batch(source: TarSource, folder: Path, config: RunConfig, coders: Coders) -> Batch:
     """The split's first readable batch, for a rank that has none of its own."""
-    batch = next(iter(_loader(source, folder, config, 0, 1, None)), None)
+    batch = next(iter(_loader(source, folder, config, coders, 0, 1, None)), None)
     if batch is None:
         raise DataError(f"{folder}: no clip of it can be decoded; run `gcg pack` again")
     return batch
@@ -105,45 +111,59 @@ def _any_batch(source: TarSource, folder: Path, config: RunConfig) -> Batch:
 class _Answers:
     """Batch in, rows out."""
 
-    def __init__(self, model: GCGModel, config: RunConfig) -> None:
-        self._model, self._config = model, config.model
-        self._tokenizer = load_tokenizer(config.model)
-        self._dtype = next(model.parameters()).dtype
+    def __init__(self, model: GCGModel, config: RunConfig, coders: Coders, world_size: int) -> None:
+        self._model, self._config, self._coders = model, config.model, coders
+        self._lockstep = _in_lockstep(config, world_size)
+        self._device = next(model.parameters()).device
 
     def __call__(self, batch: Batch) -> list[dict[str, Any]]:
-        found = self._model.ground(
+        batch = batch.to(self._device)
+        encoded = self._model.encode(
             batch.pixel_values,
-            batch.video_index,
             batch.question_ids,
             batch.question_mask,
-            batch.noise_seeds,
-            batch.moments,
+            option_text_ids=batch.option_text_ids,
+            option_text_mask=batch.option_text_mask,
         )
+        found = self._model.ground(encoded, batch.video_index, batch.noise_seeds, batch.moments)
         qformer = batch.qformer_ids, batch.qformer_mask
         prompt = batch.prompt_ids, batch.prompt_mask
+        scored, written = self._needed(batch)
         scores: list[list[float]] | None = None
-        if batch.option_ids is not None:
-            scores = self._model.score_options(found, qformer, prompt, batch.option_ids).tolist()
+        if scored:
+            options = batch.option_ids
+            options = batch.answer_ids.unsqueeze(1) if options is None else options
+            scores = self._model.score_options(found, qformer, prompt, options).tolist()
         words: list[str] | None = None
-        if any(options is None for options in batch.meta.options):
+        if written:
             tokens = self._model.generate(
                 found, qformer, prompt, self._config.llm.max_answer_tokens
             )
-            words = self._tokenizer.decode_batch(tokens.tolist(), skip_special_tokens=True)
+            words = self._coders.decode(tokens.tolist())
         weights = self._weights(found, batch.moments)
         return [
             self._row(batch, i, found.selection.indices[i], weights[i], scores, words)
             for i in range(batch.num_pairs)
         ]
 
+    def _needed(self, batch: Batch) -> tuple[bool, bool]:
+        """Whether options are scored and answers written: of this batch, or of any rank's."""
+        own = batch.option_ids is not None, any(each is None for each in batch.meta.options)
+        if not self._lockstep:
+            return own
+        any_rank = torch.tensor(own, dtype=torch.int32, device=batch.answer_ids.device)
+        torch.distributed.all_reduce(any_rank, op=torch.distributed.ReduceOp.MAX)
+        scored, written = any_rank.bool().tolist()
+        return scored, written
+
     def _weights(self, found: Grounding, moments: Tensor | None) -> Tensor:
         """(P, T): the mixture; in oracle mode the labels' own; in uniform mode all equal."""
         if self._config.mode != "oracle" or moments is None:
             return found.weights
-        frames = self._config.num_frames
-        return mixture_weights(
-            label_positions(moments, frames), self._config.grounding.sigma, frames
-        )
+        profile, frames = self._model.profile, self._config.num_frames
+        centers = profile.timeline.of_frames(moments, frames)
+        grid = profile.timeline.positions(frames, centers.device)
+        return mixture_log_weights(centers, profile.sigma, grid).exp()
 
     def _row(
         self,

@@ -20,6 +20,7 @@ from launcher.data import build_loader
 from launcher.engine import Engine, build_engine
 from launcher.run_folder import RunFolder, begin_attempt
 from launcher.runlog import RunLog
+from launcher.sharded import build_for_engine
 from launcher.state import CheckpointKeeper, seed_everything
 from launcher.step import TrainStep
 
@@ -59,14 +60,14 @@ def build_job(config: RunConfig, report: Report) -> Job:
         report: called equally often on every rank with figures, after each checkpoint.
 
     Raises:
-        RunStoppedError: on every rank, if the data cannot be used on any.
+        RunStoppedError: on every rank, if the checkpoint or the data cannot be used on any.
     """
     rank, world_size = dist.get_rank(), dist.get_world_size()
     folder = RunFolder(config.folder)
     attempt = _take_over(folder)
     torch.set_num_threads(config.scale.threads_per_worker)
     seed_everything(config.run.seed)
-    parts = build_parts(config.model, seed=config.run.seed)
+    parts = build_parts(config.model, together(lambda: build_for_engine(config)))
     source, loader = together(
         lambda: build_loader(config, parts, rank, world_size, folder.quarantine(rank))
     )

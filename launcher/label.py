@@ -6,86 +6,146 @@ import logging
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
-from dataloaders.batch import TextCoder
 from dataloaders.errors import DataError
 from dataloaders.fetch import Clip, Fetcher, HostDecoder
 from dataloaders.labels import META_NAME, Label, LabelMeta, LabelSet, write_labels
+from dataloaders.manifest import Video
 from dataloaders.prefetch import Job, Prefetcher
 from dataloaders.quarantine import BadSample
 from dataloaders.source import Source, TarSource
+from dataloaders.texts import TextCoder
 from gcg.build import build_encoders, encoder_fingerprint
 from gcg.config import GCGConfig
-from gcg.description import WRITER, describe
-from gcg.labels import choose_moments, similarities
-from gcg.presets import PRESETS
-from gcg.text import TextTower
-from gcg.vision import VisionTower, frames_through
-from launcher.build import build_coders
+from gcg.labels import Evidence, Strategy, TopK, gather_evidence
+from gcg.presets import resolve_preset
+from gcg.vision import frames_through
+from launcher.build import build_clip_coder
+from launcher.describe import Description, DescriptionWriter, OnQuestion, TemplateWriter
 
 log = logging.getLogger(__name__)
+
+
+class Labelled(NamedTuple):
+    """What `gcg label` made: the folder, how many labels (0: kept as they were), what to tell."""
+
+    folder: Path
+    count: int
+    lines: list[str]
+
+
+class ClipEvidence(NamedTuple):
+    """A clip, the descriptions of its questions, and what its labels are chosen by."""
+
+    video: Video
+    descriptions: list[Description]
+    evidence: Evidence
 
 
 def label_data(
     data: Path,
     config: GCGConfig,
     *,
-    name: str = "topk",
-    strategy: str = "topk",
+    strategy: Strategy | None = None,
+    name: str | None = None,
+    writer: DescriptionWriter | None = None,
     threads: int = 2,
     on_video: Callable[[], object] = lambda: None,
-) -> tuple[Path, int]:
-    """Label every question of ``data``; return the label folder and how many labels it holds.
+    on_question: OnQuestion = lambda count, total: None,
+) -> Labelled:
+    """Label every question of ``data``.
 
-    Labels that are there already and were made the same way are kept (count 0 is returned).
-    Clips that do not decode get no labels; training leaves them out as well. ``on_video`` is
-    called after each video. Raises ``DataError`` for data that cannot be read.
+    Labels that are there already and were made the same way are kept. Clips that do not decode get
+    no labels; training leaves them out as well.
+
+    Args:
+        strategy: how frames are chosen; None: ``topk``.
+        name: of the label set's folder; None: the strategy's.
+        writer: of event descriptions; None: the template.
+        on_video: called after each video.
+        on_question: called with how many more questions have a description, and how many there are.
+
+    Raises:
+        DataError: the data cannot be read.
+        UserError: the descriptions' language model cannot be loaded.
     """
+    strategy, writer = strategy or TopK(), writer or TemplateWriter()
     source = TarSource(data)
     try:
-        folder = data / "labels" / name
+        folder = data / "labels" / (name or strategy.name)
         meta = LabelMeta(
             encoder=encoder_fingerprint(config),
             num_frames=config.num_frames,
             num_moments=config.num_moments,
-            strategy=strategy,
-            writer=WRITER,
+            strategy=strategy.name,
+            options=strategy.options,
+            writer=writer.identity,
             data=source.fingerprint,
         )
         if (folder / META_NAME).exists() and _same(folder, meta):
-            return folder, 0
-        labeller = _Labeller(config, strategy)
+            return Labelled(folder, 0, [])
+        lines = writer.prepare(data, source, on_question)
+        encoder = EvidenceMaker(config, writer)
         rows = (
-            (source.shards[i].stem, labeller.shard(source, i, threads, on_video))
-            for i in range(len(source.shards))
+            (
+                shard.stem,
+                _labels(encoder.shard(source, i, threads, on_video), config, strategy),
+            )
+            for i, shard in enumerate(source.shards)
         )
-        return folder, write_labels(folder, meta, rows)
+        return Labelled(folder, write_labels(folder, meta, rows), lines)
     finally:
         source.close()
 
 
 def _same(folder: Path, meta: LabelMeta) -> bool:
     try:
-        return LabelSet(folder).meta == meta
+        found = LabelSet(folder).meta
     except DataError:
         return False  # another version, or damaged: they are made again
+    old, new = found.model_dump(), meta.model_dump()
+    changed = [f"{key} {old[key]!r}, now {new[key]!r}" for key in new if old[key] != new[key]]
+    if changed:
+        log.warning("%s: made with %s: made again", folder, "; ".join(changed))
+    return not changed
 
 
-class _Labeller:
-    def __init__(self, config: GCGConfig, strategy: str) -> None:
-        self._config, self._strategy = config, strategy
-        self._size = PRESETS[config.preset]().vision.image_size
-        self._vision: VisionTower
-        self._text: TextTower
-        self._vision, self._text = build_encoders(config)
-        self._coder = build_coders(config).clip
+def _labels(
+    clips: Iterator[ClipEvidence], config: GCGConfig, strategy: Strategy
+) -> Iterator[Label]:
+    for video, descriptions, evidence in clips:
+        chosen = strategy.choose(evidence, config.num_moments)
+        for row, question in enumerate(video.questions):
+            yield Label(
+                video=video.id,
+                question=question.id,
+                description=descriptions[row].text,
+                moments=tuple(chosen.moments[row].tolist()),
+                similarity=tuple(chosen.similarity[row].tolist()),
+                rejected=descriptions[row].rejected,
+            )
+
+
+class EvidenceMaker:
+    """Decodes and encodes clips, and what is asked about them, with the frozen encoders.
+
+    On the GPU if there is one. ``writer`` must have been prepared for the data.
+    """
+
+    def __init__(self, config: GCGConfig, writer: DescriptionWriter) -> None:
+        self._config, self._writer = config, writer
+        self._size = resolve_preset(config).vision.image_size
+        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._vision, self._text = build_encoders(config, device=self._device)
+        self._coder = build_clip_coder(config)
 
     def shard(
         self, source: Source, number: int, threads: int, on_video: Callable[[], object]
-    ) -> Iterator[Label]:
-        """Labels of one shard's questions, clips decoded ahead in threads."""
+    ) -> Iterator[ClipEvidence]:
+        """One shard's clips that can be read, decoded ahead in threads."""
         fetcher = Fetcher(source, None, self._config.num_frames, HostDecoder(self._size))
         jobs = (
             Job([partial(fetcher.clip, number, i)], lambda loaded: loaded[0])
@@ -97,27 +157,35 @@ class _Labeller:
                 if isinstance(clip, BadSample):
                     log.warning("no labels for %s %s: %s", clip.shard, clip.key, clip.reason)
                 else:
-                    yield from self._clip(clip)
+                    yield self._clip(clip)
                 on_video()
         finally:
             clips.close()
 
     @torch.no_grad()
-    def _clip(self, clip: Clip) -> Iterator[Label]:
-        questions = clip.video.questions
-        texts = [q.statement or describe(q.question, q.answer) for q in questions]
-        _, joint_1TC = frames_through(self._vision, clip.frames.pixels[None])
-        description = self._text(*padded(self._coder, texts))[1]
-        similarity_PT = similarities(joint_1TC[0], description)
-        moments = choose_moments(similarity_PT, self._config.num_moments, self._strategy)
-        for row, question in enumerate(questions):
-            yield Label(
-                video=clip.video.id,
-                question=question.id,
-                description=texts[row],
-                moments=tuple(moments[row].tolist()),
-                similarity=tuple(similarity_PT[row].tolist()),
-            )
+    def _clip(self, clip: Clip) -> ClipEvidence:
+        asked = clip.video.questions
+        descriptions = [
+            Description(q.statement) if q.statement else self._writer(q.question, q.answer)
+            for q in asked
+        ]
+        _, joint_1TC = frames_through(
+            self._vision,
+            clip.frames.pixels[None].to(self._device),
+            frames_per_pass=self._config.vision.frames_per_pass,
+        )
+        questions = [question.question for question in asked]
+        evidence = gather_evidence(
+            joint_1TC[0].cpu(),
+            self._pooled([description.text for description in descriptions]),
+            self._pooled(questions),
+            questions,
+        )
+        return ClipEvidence(clip.video, descriptions, evidence)
+
+    def _pooled(self, texts: list[str]) -> torch.Tensor:
+        ids_PL, mask_PL = padded(self._coder, texts)
+        return self._text(ids_PL.to(self._device), mask_PL.to(self._device))[1].cpu()
 
 
 def padded(coder: TextCoder, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -134,5 +134,7 @@ class _Meter:
             "data_wait_s": round(self._wait / self._steps, 4),
             "step_s": round(seconds / self._steps, 4),
         }
+        if last.loss_scale is not None:  # fp16
+            figures |= {"loss_scale": last.loss_scale, "skipped_steps": last.skipped_steps}
         self.restart()
         return figures

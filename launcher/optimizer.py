@@ -17,17 +17,24 @@ class Trainable(Protocol):
 
     def other_trained_parameters(self) -> list[nn.Parameter]: ...
 
+    def projection_parameters(self) -> list[nn.Parameter]: ...
+
 
 def parameter_groups(model: Trainable, optim: OptimSection) -> list[dict[str, Any]]:
-    """AdamW groups {grounding, rest} × {decayed, not decayed}; empty ones are left out.
+    """AdamW groups {grounding, projection, rest} × {decayed, not decayed}; empty ones left out.
 
     Vectors and scalars (biases, norms, gates) are not decayed. ``base_lr`` is the learning rate
-    that the schedule scales.
+    that the schedule scales. The projection has groups of its own only where it has a stage of its
+    own.
     """
+    rest = model.other_trained_parameters()
+    projection = model.projection_parameters() if optim.projection_warmup_steps else []
+    apart = {id(parameter) for parameter in projection}
     groups = []
     for name, parameters, lr in (
         ("grounding", model.grounding_parameters(), optim.grounding_lr),
-        ("rest", model.other_trained_parameters(), optim.lr),
+        ("projection", projection, optim.lr),
+        ("rest", [parameter for parameter in rest if id(parameter) not in apart], optim.lr),
     ):
         learning = [parameter for parameter in parameters if parameter.requires_grad]
         for suffix, decay, chosen in (
@@ -54,13 +61,19 @@ def num_dims(parameter: nn.Parameter) -> int:
     return len(getattr(parameter, "ds_shape", parameter.shape))
 
 
-def learning_rate_share(step: int, optim: OptimSection) -> float:
-    """The share of the base learning rate for the update after ``step`` updates were made.
+def learning_rate_share(step: int, optim: OptimSection, group: str = "projection") -> float:
+    """The share of a group's base learning rate for the update after ``step`` updates were made.
 
-    Linear from 1/warmup to 1, then half a cosine from 1 towards ``min_lr_share``. It depends on
-    the step alone, so there is no scheduler state to save.
+    Linear from 1/warmup to 1, then half a cosine from 1 towards ``min_lr_share``. For all but the
+    projection this begins ``projection_warmup_steps`` later, and is 0 until then: AdamW leaves the
+    parameters as they are, while its moments already follow their gradients. It depends on the step
+    alone, so there is no scheduler state to save.
     """
-    if step < optim.warmup_steps:
-        return (step + 1) / optim.warmup_steps
-    progress = min(1.0, (step - optim.warmup_steps) / (optim.steps - optim.warmup_steps))
+    begin = 0 if group.startswith("projection") else optim.projection_warmup_steps
+    if step < begin:
+        return 0.0
+    if step < begin + optim.warmup_steps:
+        return (step - begin + 1) / optim.warmup_steps
+    begin += optim.warmup_steps
+    progress = min(1.0, (step - begin) / (optim.steps - begin))
     return optim.min_lr_share + (1 - optim.min_lr_share) * 0.5 * (1 + math.cos(math.pi * progress))

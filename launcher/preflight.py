@@ -10,6 +10,7 @@ from dataloaders.errors import DataError
 from dataloaders.labels import LabelSet
 from dataloaders.source import TarSource
 from gcg.build import encoder_fingerprint
+from launcher.abilities import missing_abilities
 from launcher.checkpoint import newest
 from launcher.config import RunConfig, dump, fingerprint, load_run_config, trajectory
 from launcher.data import build_plan, labels_folder, needs_labels
@@ -25,6 +26,7 @@ def preflight(config: RunConfig) -> None:
         PreflightError: with every problem, a line each.
     """
     problems = [
+        *missing_abilities(config),
         *_data(config),
         *_storage(config.folder),
         *_own_past(config),

@@ -60,11 +60,12 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
 def run_command(action: Callable[[], int]) -> int:
     """Call ``action`` and turn its outcome into an exit code, with a line each for user errors."""
     from dataloaders.errors import DataError
+    from gcg.errors import ModelError
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         return action()
-    except UserError as error:
+    except (UserError, ModelError) as error:
         sys.stderr.writelines(f"error: {line}\n" for line in error.lines)
         return 2
     except DataError as error:

@@ -18,7 +18,8 @@ MAY_IMPORT = {
     "ds_configs": set(),
     "launcher": {"gcg", "dataloaders", "ds_configs"},
     "examples": {"gcg", "dataloaders", "launcher", "ds_configs"},
-    "benchmarks": {"gcg", "dataloaders", "launcher", "ds_configs"},
+    # The makers of small checkpoints and the spawner of ranks serve tests and benchmarks alike.
+    "benchmarks": {"gcg", "dataloaders", "launcher", "ds_configs", "tests"},
 }
 # Slow to import, so each is named in few files and never on the way to `gcg --help`.
 HEAVY = {"ray", "deepspeed", "nvidia", "torch", "transformers", "webdataset", "av"}

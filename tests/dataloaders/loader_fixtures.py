@@ -65,7 +65,11 @@ def collect(found: dict, position: tuple[int, int], batch: Batch) -> None:
         meta = batch.meta
         key = (position, groups[row], meta.videos[pair], meta.questions[pair])
         assert key not in found
-        found[key] = (batch.noise_seeds[pair].item(), batch.pixel_values[row].sum().item())
+        found[key] = (
+            batch.positions[row].item(),
+            batch.noise_seeds[pair].item(),
+            batch.pixel_values[row].sum().item(),
+        )
 
 
 def damage(folder: Path, keys: set[str]) -> None:

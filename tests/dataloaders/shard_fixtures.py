@@ -9,11 +9,12 @@ from pathlib import Path
 import av
 import numpy as np
 
-from dataloaders.batch import Collator, PromptTemplate, TextCoder
+from dataloaders.batch import Collator
 from dataloaders.labels import Label, LabelMeta, write_labels
 from dataloaders.manifest import Question, Video
 from dataloaders.shards import PackReport, pack
 from dataloaders.source import TarSource
+from dataloaders.texts import PromptTemplate, TextCoder
 
 WIDTH, HEIGHT = 48, 32
 
@@ -104,13 +105,14 @@ def label_all(source: TarSource, num_frames: int, num_moments: int = 2) -> Path:
 
 
 def encode(texts: list[str]) -> list[list[int]]:
-    """A character tokenizer: begin 1, letters from 3 on, end 2."""
-    return [[1, *(3 + ord(c) % 200 for c in text), 2] for text in texts]
+    """A character tokenizer: letters from 3 on."""
+    return [[3 + ord(c) % 200 for c in text] for text in texts]
 
 
 def collator(seed: int = 0, **lengths: int) -> Collator:
     def coder(name: str) -> TextCoder:
-        return TextCoder(encode, pad_id=0, max_length=lengths.get(name, 256), eos_id=2)
+        length = lengths.get(name, 256)
+        return TextCoder(encode, pad_id=0, max_length=length, prefix=(1,), suffix=(2,))
 
     return Collator(
         clip=coder("clip"),

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
-from dataloaders.batch import IGNORED, PromptTemplate, TextCoder, VisitData
+from dataloaders.batch import IGNORED, VisitData
 from dataloaders.errors import DataError
 from dataloaders.labels import Label
 from dataloaders.seeds import noise_seed
+from dataloaders.texts import PromptTemplate, TextCoder
 from tests.dataloaders.shard_fixtures import collator, encode, question, video
 
 FRAMES, SIZE = 4, 6
@@ -27,6 +30,7 @@ def visit(number: int, questions, *, labelled: bool = False) -> VisitData:
         pixels=torch.full((FRAMES, 3, SIZE, SIZE), float(number)),
         times=torch.arange(FRAMES, dtype=torch.float64),
         group=number // 2,
+        position=number + 6,
     )
 
 
@@ -56,6 +60,7 @@ def test_shapes_and_order():
     assert batch.moments is not None
     assert batch.moments.tolist() == [[0, 2]] * 3
     assert batch.contrast_group.tolist() == [0, 0]
+    assert batch.positions.tolist() == [6, 7]
     expected = [noise_seed(5, 3, v, q) for v, q in
                 [("v000", "q1"), ("v000", "q22"), ("v001", "q333")]]  # fmt: skip
     assert batch.noise_seeds.tolist() == expected
@@ -108,28 +113,27 @@ def test_long_texts_are_cut_and_keep_their_end_token():
     batch = collator(clip=5, answer=3)([visit(0, [question(1)])], epoch=0)
     assert batch.question_ids.tolist() == [[1, 3 + ord("w"), 3 + ord("h"), 3 + ord("a"), 2]]
     assert batch.answer_ids[0, -1] == 2
-    no_end = TextCoder(encode, pad_id=0, max_length=2)
-    assert no_end.rows(["abc"]) == [[1, 3 + ord("a")]]
+    no_marks = TextCoder(encode, pad_id=0, max_length=2)
+    assert no_marks.rows(["abc"]) == [[3 + ord("a"), 3 + ord("b")]]
 
 
-def test_left_padding():
-    coder = TextCoder(encode, pad_id=9, max_length=99, padding_side="left")
-    base = collator()
-    batch = type(base)(**{**vars(base), "prompt": coder})(
-        [visit(0, [question(1), question(22)])], epoch=0
-    )
-    assert batch.prompt_ids[0, 0] == 9
-    assert batch.prompt_mask[0, 0] == 0
-    assert batch.prompt_mask[:, -1].tolist() == [1, 1]
+def test_a_long_text_is_cut_between_what_stands_around_it():
+    coder = TextCoder(encode, pad_id=0, max_length=6, prefix=(1, 9), suffix=(8, 7, 2))
+    assert coder.rows(["abc", ""]) == [[1, 9, 3 + ord("a"), 8, 7, 2], [1, 9, 8, 7, 2]]
+    with pytest.raises(DataError, match="no room for a text between 2 tokens before and 3 after"):
+        TextCoder(encode, pad_id=0, max_length=5, prefix=(1, 9), suffix=(8, 7, 2))
 
 
 def test_model_inputs_are_all_tensors_but_the_options():
-    batch = collator()([visit(0, [question(1)], labelled=True)], epoch=0)
+    coding = dataclasses.replace(collator(), answer_texts=True)
+    batch = coding([visit(0, [question(1)], labelled=True)], epoch=0)
     inputs = batch.model_inputs()
     assert set(inputs) == {
         "pixel_values", "video_index", "question_ids", "question_mask", "description_ids",
         "description_mask", "qformer_ids", "qformer_mask", "prompt_ids", "prompt_mask",
-        "answer_ids", "moments", "noise_seeds", "contrast_group",
+        "answer_ids", "option_text_ids", "option_text_mask", "answer_text_ids",
+        "answer_text_mask", "answer_index", "moments", "similarity", "noise_seeds",
+        "contrast_group", "positions",
     }  # fmt: skip
     assert all(isinstance(value, torch.Tensor) for value in inputs.values())
     moved = batch.to("meta")
@@ -158,3 +162,24 @@ def test_noise_seeds_fit_and_differ():
     assert len(seeds) == 8
     assert all(0 <= seed < 2**63 for seed in seeds)
     assert noise_seed(0, 0, "a", "b") == 4845180826904033552
+
+
+def test_answer_texts_go_to_clip_only_when_asked_for():
+    plain = collator()([visit(0, [question(1)])], epoch=0)
+    assert plain.option_text_ids is None
+    assert plain.answer_text_ids is None
+    asked = [question(1), question(2).model_copy(update={"options": None, "answer_index": None})]
+    batch = dataclasses.replace(collator(), answer_texts=True)([visit(0, asked)], epoch=0)
+    assert batch.answer_index.tolist() == [1, -1]
+    assert batch.answer_text_ids is not None
+    assert [text(row) for row in batch.answer_text_ids] == ["thing 2", asked[1].answer]
+    assert batch.option_text_ids is not None
+    assert batch.option_text_mask is not None
+    assert [text(row) for row in batch.option_text_ids[0]] == ["thing 1", "thing 2", "thing 3"]
+    assert batch.option_text_mask[1].sum() == 0
+
+
+def test_similarities_come_with_the_labels():
+    batch = collator()([visit(0, [question(1)], labelled=True)], epoch=0)
+    assert batch.similarity is not None
+    assert batch.similarity.shape == (1, FRAMES)

@@ -34,6 +34,18 @@ def test_round_trip(tmp_path):
     assert found.similarity == (0.1, 0.2, 0.12346, 0.0)
 
 
+def test_options_and_a_rejected_description_are_kept(tmp_path):
+    meta = META.model_copy(update={"strategy": "merge", "options": {"segments": 8, "lambda": 0.5}})
+    write_labels(tmp_path, meta, {"s": [label("1", rejected="empty"), label("2")]})
+    labels = LabelSet(tmp_path)
+    assert labels.meta == meta
+    assert labels.find("s", "v", "1").rejected == "empty"
+    assert labels.find("s", "v", "2").rejected is None
+    first, second = (tmp_path / "s.jsonl").read_text().splitlines()
+    assert "rejected" in first
+    assert "rejected" not in second
+
+
 def test_shards_may_be_made_on_the_fly_and_are_forgotten(tmp_path):
     write_labels(tmp_path, META, ((f"s{i}", [label(str(i))]) for i in range(3)))
     labels = LabelSet(tmp_path, max_shards=1)

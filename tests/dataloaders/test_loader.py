@@ -93,12 +93,12 @@ def test_a_closed_loader_goes_on_where_it_was(packed):
         assert_same(got + take(stopped, 2), expected)
 
 
-@pytest.mark.parametrize("group", [1, 2])
+@pytest.mark.parametrize("group", [1, 2, 4, 8])
 def test_global_batches_and_groups_are_the_same_at_every_world_size(packed, group):
     """At W = 1, 2 and any micro-batch: the same visits, pixels and contrast groups."""
     plan = {"num_streams": 2, "global_batch": 8}
     rows: list[dict] = []
-    for world_size, micro in ((1, 8), (1, 2), (2, 4), (2, 2)):
+    for world_size, micro in ((1, 8), (1, 2), (2, 4), (2, 1)):
         found: dict = {}
         for rank in range(world_size):
             with make(packed, plan=plan, rank=rank, world_size=world_size, micro_batch=micro,
@@ -109,33 +109,48 @@ def test_global_batches_and_groups_are_the_same_at_every_world_size(packed, grou
         rows.append(found)
     for other in rows[1:]:
         assert other == rows[0]
+    # Key 1 is the group: of `group` consecutive positions, but for a video's second visit.
+    assert any(place // group == key[1] for key, (place, *_) in rows[0].items())
+    for key, (place, *_) in rows[0].items():
+        assert key[1] % (8 // group) == place // group
 
 
-def test_micro_batches_hold_whole_groups_of_distinct_videos(packed):
+@pytest.mark.parametrize(("group", "micro"), [(2, 4), (4, 2), (8, 2)])
+def test_groups_are_of_distinct_videos_also_where_they_span_micro_batches(packed, group, micro):
     plan = {"num_streams": 2, "global_batch": 8}
-    with make(packed, plan=plan, contrast_group=2, micro_batch=4) as loader:
+    with make(packed, plan=plan, contrast_group=group, micro_batch=micro) as loader:
         steps = take(loader, 2 * loader.plan.steps_per_epoch(0))
     sizes: Counter[int] = Counter()
     for step in steps:
-        all_groups = [set(batch.contrast_group.tolist()) for batch in step.micro]
-        assert not all_groups[0] & all_groups[1]
+        groups: dict[int, list[str]] = {}
+        positions: list[int] = []
         for batch in step.micro:
-            groups: dict[int, list[str]] = {}
             names = dict(zip(batch.video_index.tolist(), batch.meta.videos, strict=True))
-            for row, group in enumerate(batch.contrast_group.tolist()):
-                groups.setdefault(group, []).append(names[row])
-            for members in groups.values():
-                sizes[len(members)] += 1
-                assert len(members) == len(set(members)) <= 2
-    assert sizes[2] > sizes[1]
+            for row, number in enumerate(batch.contrast_group.tolist()):
+                groups.setdefault(number, []).append(names[row])
+            positions += batch.positions.tolist()
+        assert positions == list(range(8))
+        for members in groups.values():
+            sizes[len(members)] += 1
+            assert len(members) == len(set(members)) <= group
+    assert max(sizes) > group // 2
 
 
-def test_a_video_twice_in_a_group_stands_alone(tmp_path):
-    """One video with many questions: its own frames are no negatives for it."""
-    folder = pack_clips(tmp_path, [8]).folder
-    plan = {"num_streams": 1, "global_batch": 4}
-    with make(folder, plan=plan, contrast_group=4) as loader:
-        assert next(loader).micro[0].contrast_group.tolist() == [0, 1, 2, 3]
+@pytest.mark.parametrize(("world_size", "micro"), [(1, 8), (1, 2), (2, 4), (2, 1)])
+def test_a_video_twice_in_a_group_leaves_it_alike_at_every_layout(tmp_path, world_size, micro):
+    """One video with many questions a stream: its own frames are no negatives for it."""
+    folder = pack_clips(tmp_path, [8, 8], per_shard=1).folder
+    plan = {"num_streams": 2, "global_batch": 8}
+    found: dict[int, int] = {}
+    for rank in range(world_size):
+        with make(folder, plan=plan, contrast_group=8, rank=rank, world_size=world_size,
+                  micro_batch=micro) as loader:  # fmt: skip
+            for batch in next(loader).micro:
+                found.update(
+                    zip(batch.positions.tolist(), batch.contrast_group.tolist(), strict=True)
+                )
+    # Four visits of each video, one global batch: the nth visits of the two are a group.
+    assert found == {0: 0, 1: 1, 2: 2, 3: 3, 4: 0, 5: 1, 6: 2, 7: 3}
 
 
 def test_labels_for_other_data_or_frames_are_refused(packed, tmp_path):
@@ -152,7 +167,7 @@ def test_labels_for_other_data_or_frames_are_refused(packed, tmp_path):
     [
         ({"world_size": 3}, ["world_size: 3", "1, 2"]),
         ({"micro_batch": 3}, ["data.micro_batch: 3", "1, 2, 4"]),
-        ({"contrast_group": 4}, ["data.contrast_group: 4"]),
+        ({"contrast_group": 3}, ["data.contrast_group: 3", "1, 2, 4"]),
         ({"decode_threads": 0}, ["data.decode_threads: 0"]),
         ({"prefetch_steps": 0}, ["data.prefetch_steps: 0"]),
         ({"num_frames": 0}, ["data.num_frames: 0"]),

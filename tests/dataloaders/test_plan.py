@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataloaders.errors import DataError
-from dataloaders.layout import check_layout, divisors
+from dataloaders.layout import check_layout, contrast_groups, divisors
 from dataloaders.plan import Plan
 from dataloaders.visits import Visit, num_chunks, visits_of_shard
 
@@ -237,10 +237,12 @@ def test_an_index_that_disagrees_with_its_histogram():
     ("changes", "words"),
     [
         ({"world_size": 3}, ["world_size: 3", "data.streams = 8", "1, 2, 4, 8"]),
-        ({"contrast_group": 3}, ["data.contrast_group: 3", "4 visits", "1, 2, 4"]),
+        ({"contrast_group": 3}, ["data.contrast_group: 3", "4 visits", "1, 2, 4, 8, 16, 32"]),
+        ({"contrast_group": 12}, ["data.contrast_group: 12", "global_batch = 32"]),
+        ({"contrast_group": 64}, ["data.contrast_group: 64", "1, 2, 4, 8, 16, 32"]),
         ({"contrast_group": 0}, ["data.contrast_group: 0"]),
         ({"micro_batch": 5}, ["data.micro_batch: 5", "32 visits", "1, 2, 4, 8, 16, 32"]),
-        ({"micro_batch": 2, "contrast_group": 4}, ["data.micro_batch: 2", "4, 8, 16, 32"]),
+        ({"micro_batch": 3, "world_size": 2}, ["data.micro_batch: 3", "16 visits", "1, 2, 4, 8"]),
         ({"micro_batch": 0}, ["data.micro_batch: 0"]),
     ],
 )
@@ -251,8 +253,21 @@ def test_bad_layouts(changes, words):
         assert word in str(caught.value)
 
 
-def test_good_layouts():
+@pytest.mark.parametrize("contrast_group", [2, 4, 8, 32])
+@pytest.mark.parametrize("micro_batch", [1, 4])
+def test_good_layouts(contrast_group, micro_batch):
     for world_size in (1, 2, 4, 8):
         check_layout(
-            num_streams=8, global_batch=32, world_size=world_size, micro_batch=4, contrast_group=2
+            num_streams=8,
+            global_batch=32,
+            world_size=world_size,
+            micro_batch=micro_batch,
+            contrast_group=contrast_group,
         )
+
+
+def test_contrast_groups_are_parts_of_a_share_or_whole_shares():
+    assert contrast_groups(num_streams=4, global_batch=48) == [1, 2, 3, 4, 6, 12, 24, 48]
+    # 8 divides neither: with 6 visits a stream, a group would end in the middle of one
+    assert contrast_groups(num_streams=4, global_batch=24) == [1, 2, 3, 6, 12, 24]
+    assert contrast_groups(num_streams=6, global_batch=6) == [1, 2, 3, 6]

@@ -4,19 +4,23 @@ import pytest
 import torch
 
 from gcg.config import GroundingConfig
+from gcg.gaussian import StepTimeline
 from gcg.generator import (
+    FrameScorer,
     GaussianGenerator,
     sinusoidal_table,
     standardised_similarity,
     table_scale,
 )
+from gcg.losses import Labels, SoftRegression
 
 P, T, L, C, K = 3, 10, 6, 32, 4
 
 
 def generator(**changes) -> GaussianGenerator:
     torch.manual_seed(0)
-    return GaussianGenerator(GroundingConfig(width=16, **changes), C, T, K).eval()
+    config = GroundingConfig(width=16, **changes)
+    return GaussianGenerator(config, C, T, K, timeline=StepTimeline(), sigma=0.05).eval()
 
 
 def case() -> tuple[torch.Tensor, ...]:
@@ -28,7 +32,7 @@ def case() -> tuple[torch.Tensor, ...]:
 
 @pytest.mark.parametrize("similarity", [False, True])
 def test_centres_lie_between_zero_and_one(similarity: bool) -> None:
-    centers = generator(question_similarity=similarity)(*case())
+    centers = generator(question_similarity=similarity)(*case()).centers
     assert centers.shape == (P, K)
     assert centers.dtype == torch.float32
     assert ((centers > 0) & (centers < 1)).all()
@@ -38,17 +42,16 @@ def test_padding_is_not_read() -> None:
     frames, tokens, mask, question = case()
     changed = tokens.masked_fill(mask.unsqueeze(-1) == 0, 100.0)
     model = generator()
-    assert torch.equal(
-        model(frames, tokens, mask, question)[0], model(frames, changed, mask, question)[0]
-    )
+    one, other = (model(frames, x, mask, question).centers for x in (tokens, changed))
+    assert torch.equal(one[0], other[0])
 
 
 def test_order_of_frames_matters() -> None:
     frames, tokens, mask, question = case()
     model = generator()
     forward, backward = (
-        model(frames, tokens, mask, question),
-        model(frames.flip(1), tokens, mask, question),
+        model(frames, tokens, mask, question).centers,
+        model(frames.flip(1), tokens, mask, question).centers,
     )
     assert not torch.allclose(forward, backward)
 
@@ -57,7 +60,7 @@ def test_pooled_question_counts_only_when_asked_for() -> None:
     frames, tokens, mask, question = case()
     for similarity in (False, True):
         model = generator(question_similarity=similarity)
-        one, other = (model(frames, tokens, mask, q) for q in (question, question.flip(0)))
+        one, other = (model(frames, tokens, mask, q).centers for q in (question, question.flip(0)))
         assert torch.equal(one, other) != similarity
 
 
@@ -65,7 +68,8 @@ def test_length_of_the_embeddings_does_not_matter() -> None:
     frames, tokens, mask, question = case()
     model = generator(question_similarity=True)
     torch.testing.assert_close(
-        model(frames, tokens, mask, question), model(9 * frames, tokens / 7, mask, 2 * question)
+        model(frames, tokens, mask, question).centers,
+        model(9 * frames, tokens / 7, mask, 2 * question).centers,
     )
 
 
@@ -88,3 +92,37 @@ def test_the_table_is_the_transformers() -> None:
     table = sinusoidal_table(5, 8)
     assert table[0].tolist() == [0, 1] * 4
     assert table[3, 2].item() == pytest.approx(torch.sin(torch.tensor(3 / 10.0)).item(), abs=1e-6)
+
+
+def scorer() -> FrameScorer:
+    torch.manual_seed(0)
+    return FrameScorer(GroundingConfig(width=16), C, T).eval()
+
+
+def test_frame_scores_begin_as_the_similarity_to_the_question() -> None:
+    frames, tokens, mask, question = case()
+    found = scorer()(frames, tokens, mask, question)
+    assert found.centers.shape == (P, 0)
+    likeness = standardised_similarity(frames, question)
+    torch.testing.assert_close(
+        found.log_weights, likeness - likeness.amax(1, keepdim=True), atol=1e-5, rtol=1e-5
+    )
+
+
+def test_frame_scores_learn_a_target_that_the_similarity_does_not_show() -> None:
+    frames, tokens, mask, question = case()
+    model = scorer()
+    target = torch.zeros(P, T)
+    target[:, 2] = 3.0
+    labels = Labels(torch.full((P, 1), 2), target)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(60):
+        log_weights = model(frames, tokens, mask, question).log_weights
+        loss = SoftRegression(1.0, standardise=True)(torch.empty(P, 0), log_weights, labels).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.1 * losses[0]
+    assert model(frames, tokens, mask, question).log_weights.argmax(1).tolist() == [2] * P

@@ -28,7 +28,9 @@ SPANS = st.tuples(st.floats(0, 50), st.floats(0.1, 50)).map(lambda p: (p[0], p[0
         ((0, 2), [(5, 6)], (0.0, 0.0)),
         # IoU and IoP each take the segment that is best for them.
         ((0, 4), [(0, 1), (2, 12)], (0.25, 0.5)),
-        ((3, 3), [(0, 10)], (0.0, 0.0)),
+        # A span without length: in or out, as the benchmark counts it.
+        ((3, 3), [(0, 10)], (0.0, 1.0)),
+        ((3, 3), [(4, 10)], (0.0, 0.0)),
     ],
 )
 def test_iou_and_iop(predicted, gold, expected) -> None:

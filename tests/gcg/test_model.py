@@ -8,17 +8,9 @@ from torch import Tensor
 
 from gcg.build import build_encoders, build_model, encoder_fingerprint, load_tokenizer
 from gcg.config import GCGConfig
-from gcg.model import pick
+from gcg.model import GCGModel, Grounding, pick
 
 T, K = 8, 2
-GROUND = (
-    "pixel_values",
-    "video_index",
-    "question_ids",
-    "question_mask",
-    "noise_seeds",
-    "moments",
-)
 
 
 def config(mode: str = "grounding", **changes: Any) -> GCGConfig:
@@ -57,6 +49,7 @@ def inputs(pairs_per_video: tuple[int, ...] = (2, 1, 2), seed: int = 0) -> dict[
         "prompt_mask": mask,
         "noise_seeds": torch.arange(10, 10 + num_pairs),
         "contrast_group": torch.zeros(num_videos, dtype=torch.int64),
+        "positions": torch.arange(num_videos),
         "answer_ids": ids.masked_fill(mask == 0, -100),
         "description_ids": ids,
         "description_mask": mask,
@@ -64,9 +57,14 @@ def inputs(pairs_per_video: tuple[int, ...] = (2, 1, 2), seed: int = 0) -> dict[
     }
 
 
+def ground(model: GCGModel, batch: dict[str, Tensor]) -> Grounding:
+    encoded = model.encode(batch["pixel_values"], batch["question_ids"], batch["question_mask"])
+    return model.ground(encoded, batch["video_index"], batch["noise_seeds"], batch["moments"])
+
+
 def subset(batch: dict[str, Tensor], pairs: list[int]) -> dict[str, Tensor]:
     """The same videos with only some of the pairs."""
-    of_videos = ("pixel_values", "contrast_group")
+    of_videos = ("pixel_values", "contrast_group", "positions")
     return {name: x if name in of_videos else x[pairs] for name, x in batch.items()}
 
 
@@ -106,7 +104,7 @@ def test_the_answer_loss_alone_moves_the_generator() -> None:
     """Through the perturbed selection: grounding is learned from answers, too."""
     model = build_model(config())
     model(**inputs()).loss_vqa.sum().backward()
-    gradient = model.generator.centers.weight.grad  # type: ignore[union-attr]
+    gradient = model.get_parameter("generator.centers.weight").grad
     assert gradient is not None
     assert gradient.abs().sum() > 0
 
@@ -131,7 +129,7 @@ def test_a_pair_does_not_depend_on_the_other_questions_beside_it() -> None:
 
 def test_evaluation_is_deterministic_and_uses_hard_frames() -> None:
     model, batch = build_model(config()).eval(), inputs()
-    first, second = (model.ground(*(batch[key] for key in GROUND)) for _ in range(2))
+    first, second = (ground(model, batch) for _ in range(2))
     assert torch.equal(first.chosen, second.chosen)
     assert set(first.selection.indicator.unique().tolist()) == {0.0, 1.0}
 
@@ -151,7 +149,7 @@ def test_pick_is_the_weighted_sum_of_a_pairs_own_frames() -> None:
 
 def test_option_scores_are_the_negative_answer_losses() -> None:
     model, batch = build_model(config("uniform")).eval(), inputs()
-    found = model.ground(*(batch[key] for key in GROUND))
+    found = ground(model, batch)
     qformer, prompt = ((batch[f"{n}_ids"], batch[f"{n}_mask"]) for n in ("qformer", "prompt"))
     right = batch["answer_ids"]
     absent = torch.full_like(right, -100)
@@ -164,7 +162,7 @@ def test_option_scores_are_the_negative_answer_losses() -> None:
 
 def test_generation_is_greedy_and_repeatable() -> None:
     model, batch = build_model(config("uniform")).eval(), inputs()
-    found = model.ground(*(batch[key] for key in GROUND))
+    found = ground(model, batch)
     qformer, prompt = ((batch[f"{n}_ids"], batch[f"{n}_mask"]) for n in ("qformer", "prompt"))
     first, second = (model.generate(found, qformer, prompt, 5) for _ in range(2))
     assert torch.equal(first, second)

@@ -126,7 +126,7 @@ def test_a_batch_that_does_not_fit_lists_what_would():
         ("engine.precision=fp32", ("engine", "precision"), "fp32"),
         ("log.tensorboard=false", ("log", "tensorboard"), False),
         ("optim.betas=[0.8, 0.95]", ("optim", "betas"), (0.8, 0.95)),
-        ("model.llm.train=true", ("model", "llm", "train"), True),
+        ("model.llm.train=true", ("model", "llm", "train"), "full"),
         ("eval.max_videos=null", ("eval", "max_videos"), None),
     ],
 )

@@ -11,6 +11,7 @@ from dataloaders.labels import LabelSet
 from dataloaders.source import TarSource
 from gcg.build import encoder_fingerprint
 from gcg.config import GCGConfig
+from gcg.labels import STRATEGIES, make_strategy
 from launcher.label import label_data
 from tests.launcher.conftest import MODEL
 
@@ -43,25 +44,70 @@ def test_every_question_gets_a_label(packed: Path) -> None:
 def test_labels_made_the_same_way_are_kept(packed: Path) -> None:
     meta = packed / "train" / "labels" / "topk" / "meta.json"
     before = meta.stat().st_mtime_ns
-    folder, count = label_data(packed / "train", MODEL_CONFIG)
-    assert (folder, count) == (meta.parent, 0)
+    made = label_data(packed / "train", MODEL_CONFIG)
+    assert (made.folder, made.count) == (meta.parent, 0)
     assert meta.stat().st_mtime_ns == before
 
 
 def test_labels_are_the_same_every_time(packed: Path) -> None:
-    folder, count = label_data(packed / "val", MODEL_CONFIG, name="again", threads=1)
-    assert count > 0
-    for path in folder.glob("*.jsonl"):
-        assert path.read_bytes() == (folder.parent / "topk" / path.name).read_bytes()
+    made = label_data(packed / "val", MODEL_CONFIG, name="again", threads=1)
+    assert made.count > 0
+    for path in made.folder.glob("*.jsonl"):
+        assert path.read_bytes() == (made.folder.parent / "topk" / path.name).read_bytes()
 
 
 def test_other_settings_make_new_labels_and_the_old_no_longer_fit(packed: Path) -> None:
     other = GCGConfig(**{**MODEL, "num_moments": 3})
-    folder, count = label_data(packed / "val", other, name="k3")
-    assert count > 0
-    assert json.loads((folder / "meta.json").read_text())["num_moments"] == 3
+    made = label_data(packed / "val", other, name="k3")
+    assert made.count > 0
+    assert json.loads((made.folder / "meta.json").read_text())["num_moments"] == 3
     with pytest.raises(DataError, match=r"num_moments.*gcg label"):
-        LabelSet(folder).check(num_moments=MOMENTS)
+        LabelSet(made.folder).check(num_moments=MOMENTS)
+
+
+def test_each_strategy_has_a_label_set_of_its_own(packed: Path) -> None:
+    train = packed / "train"
+    for name in STRATEGIES:
+        strategy = make_strategy(name, {"segments": 4} if name == "merge" else {})
+        made = label_data(train, MODEL_CONFIG, strategy=strategy)
+        assert made.folder == train / "labels" / name
+        meta = LabelSet(made.folder).meta
+        assert (meta.strategy, meta.options) == (name, strategy.options)
+    path = next((train / "labels" / "topk").glob("*.jsonl"))
+    differ = {
+        name
+        for name in STRATEGIES
+        if (train / "labels" / name / path.name).read_bytes() != path.read_bytes()
+    }
+    assert differ == set(STRATEGIES) - {"topk", "soft"}
+
+
+def test_other_options_make_the_labels_again(
+    packed: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def made(value: float) -> tuple[int, dict[str, bytes]]:
+        strategy = make_strategy("contrast", {"lambda": value})
+        done = label_data(packed / "val", MODEL_CONFIG, strategy=strategy, name="options")
+        return done.count, {p.name: p.read_bytes() for p in done.folder.glob("*.jsonl")}
+
+    count, first = made(0.5)
+    assert count > 0
+    assert made(0.5) == (0, first)
+    count, second = made(1.5)
+    assert count > 0
+    assert second != first
+    assert "options {'lambda': 0.5}, now {'lambda': 1.5}" in caplog.text
+
+
+def test_labels_keep_what_contrast_chose_by(packed: Path) -> None:
+    strategy = make_strategy("contrast")
+    made = label_data(packed / "val", MODEL_CONFIG, strategy=strategy, name="rows")
+    labels, plain = LabelSet(made.folder), LabelSet(packed / "val" / "labels" / "topk")
+    for path in made.folder.glob("*.jsonl"):
+        for key, label in labels.for_shard(path.stem).items():
+            similarity = torch.tensor(label.similarity)
+            assert label.moments == tuple(similarity.topk(MOMENTS).indices.sort().values)
+            assert label.similarity != plain.for_shard(path.stem)[key].similarity
 
 
 def test_no_data_is_one_clear_line(tmp_path: Path) -> None:

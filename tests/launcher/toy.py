@@ -43,6 +43,9 @@ class ToyModel(nn.Module):
     def grounding_parameters(self) -> list[nn.Parameter]:
         return list(self.grounding.parameters())
 
+    def projection_parameters(self) -> list[nn.Parameter]:
+        return list(self.head.parameters())
+
     def other_trained_parameters(self) -> list[nn.Parameter]:
         return [*self.head.parameters(), *self.unused.parameters()]
 

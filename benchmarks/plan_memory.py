@@ -1,0 +1,193 @@
+"""Does `gcg plan` say what training takes? Planned and measured peak memory of CPU workers.
+
+    python -m benchmarks.plan_memory --work DIR [--zero 1 2 3] [--steps 4] [--json FILE]
+
+Makes an InstructBLIP folder with random weights (300 M parameters; the Llama learns whole),
+packs and labels a few sample clips, and makes real training steps at two ranks over gloo, through
+the code that `gcg train` runs in its workers. Measured is VmHWM, a process's peak resident memory
+as Linux counts it, of each rank; Ray's own part of a worker is not in it. DIR keeps the model
+(1 GB); a run takes up to 10 GB of memory and a few minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+RANKS = 2
+QUESTIONS = 2
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Bytes of resident memory of one rank: before it has a model, and its peak until after
+    building and after the last step."""
+
+    before: int
+    built: int
+    peak: int
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Planned and measured memory, on CPUs.")
+    parser.add_argument("--work", type=Path, required=True, help="folder for model and clips")
+    parser.add_argument("--zero", type=int, nargs="+", default=[1, 2, 3], choices=[1, 2, 3])
+    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--precision", default="bf16", choices=["bf16", "fp32"])
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    args = parser.parse_args(argv)
+    args.work.mkdir(parents=True, exist_ok=True)
+    make_model(args.work)
+    make_data(args.work)
+    rows = [compare(args.work, zero, args.precision, args.steps) for zero in args.zero]
+    sys.stdout.write(table(rows))
+    if args.json is not None:
+        args.json.write_text(json.dumps(rows, indent=1) + "\n")
+    return 0
+
+
+def run_tree(work: Path, zero: int, precision: str) -> dict[str, Any]:
+    """The run file: everything trained but the encoders, two clips of two questions a worker."""
+    return {
+        "run": {"name": f"zero{zero}-{precision}", "storage": str(work / "runs")},
+        "data": {
+            "train": str(work / "train"),
+            "questions_per_visit": QUESTIONS,
+            "streams": RANKS,
+            "global_batch": 2 * RANKS,
+            "contrast_group": 1,
+            "decode_threads": 1,
+        },
+        "model": model_tree(work),
+        "optim": {"steps": 1000},
+        "engine": {"zero": zero, "precision": precision, "micro_batch": 2},
+        "scale": {"num_workers": RANKS},
+        "log": {"tensorboard": False},
+    }
+
+
+def model_tree(work: Path) -> dict[str, Any]:
+    """The ``model`` section."""
+    return {
+        "preset": "instructblip",
+        "checkpoint": str(work / "instructblip"),
+        "clip_checkpoint": str(work / "clip"),
+        "num_frames": 8,
+        "num_moments": 2,
+        "grounding": {"noise_samples": 50},
+        "llm": {"train": "full", "max_prompt_tokens": 64, "max_answer_tokens": 8},
+    }
+
+
+def make_model(work: Path) -> None:
+    """Random weights in the layout of the public checkpoints, kept if they are there."""
+    import torch
+
+    from tests.gcg.weights.checkpoints import Sizes, make_instructblip, make_open_clip
+
+    sizes = Sizes(
+        vision_width=768, vision_layers=12, vision_heads=12, vision_ffn=3072,
+        image_size=56, patch_size=14, joint_width=512,
+        text_width=512, text_layers=6, text_heads=8, vocabulary=8000,
+        qformer_width=256, qformer_layers=4, qformer_heads=8, num_query_tokens=8,
+        llm_width=1024, llm_layers=15, llm_heads=16, llm_ffn=2816,
+    )  # fmt: skip
+    done = work / "model.json"
+    if done.is_file() and done.read_text() == repr(sizes):
+        return
+    eva, _ = make_open_clip(work / "clip", sizes, dtype=torch.bfloat16)
+    make_instructblip(work / "instructblip", "llama", sizes, dtype=torch.bfloat16, eva=eva)
+    done.write_text(repr(sizes))
+
+
+def make_data(work: Path) -> None:
+    """Packed and labelled sample clips; what is there is kept."""
+    from dataloaders.manifest import read_manifest
+    from dataloaders.moments.corpus import make_corpus
+    from dataloaders.shards import pack
+    from gcg.config import GCGConfig
+    from launcher.label import label_data
+
+    manifests = make_corpus(work / "corpus", num_videos=20, questions_per_video=4)
+    manifest = manifests["train"]
+    rows = list(read_manifest(manifest))
+    pack(rows, work / "train", root=manifest.parent, shard_bytes=200_000)
+    label_data(work / "train", GCGConfig.model_validate(model_tree(work)))
+
+
+def compare(work: Path, zero: int, precision: str, steps: int) -> dict[str, Any]:
+    """Plan one configuration, run it, and put both side by side."""
+    from launcher.config import parse_run_config
+    from launcher.planning import make_plan
+    from launcher.planning.timing import Hardware
+    from tests.spawn import run_ranks
+
+    run = run_tree(work, zero, precision)
+    plan = make_plan(parse_run_config(run), Hardware(memory=5e9))
+    measured: list[Measured] = run_ranks(train, RANKS, run, steps, timeout_s=1800)
+    peak = max(rank.peak for rank in measured)
+    return {
+        "zero": zero,
+        "precision": precision,
+        "parameters": plan.census.total,
+        "trained": plan.census.trained,
+        "planned": plan.memory.peak,
+        "phase": plan.memory.peak_phase,
+        "measured": peak,
+        "ratio": plan.memory.peak / peak,
+        "ranks": [vars(rank) for rank in measured],
+    }
+
+
+def train(run: dict[str, Any], steps: int) -> Measured:
+    """One rank's part: build the job as a worker does, make the steps, look at the peak."""
+    from launcher.config import parse_run_config
+    from launcher.engine import import_deepspeed
+    from launcher.job import build_job, restore
+    from launcher.loop import next_batch
+
+    config = parse_run_config(run)
+    import_deepspeed(use_gpu=False)
+    before = resident("VmRSS")
+    job = build_job(config, report=lambda figures: None)
+    try:
+        restore(job)
+        built = resident("VmHWM")
+        for done in range(steps):
+            batch, num_pairs, _ = next_batch(job)
+            job.step(batch.micro, done, num_pairs)
+    finally:
+        job.close()
+    return Measured(before, built, resident("VmHWM"))
+
+
+def resident(name: str) -> int:
+    """``VmRSS``, resident bytes now, or ``VmHWM``, at their peak (proc(5))."""
+    with Path("/proc/self/status").open() as lines:
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown; GB are 10^9 bytes."""
+    lines = [
+        "| ZeRO | precision | parameters, trained (M) | before a model | planned | measured, each "
+        "| planned / measured |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        ranks = ", ".join(f"{rank['peak'] / 1e9:.2f}" for rank in row["ranks"])
+        before = max(rank["before"] for rank in row["ranks"])
+        lines.append(
+            f"| {row['zero']} | {row['precision']} | {row['parameters'] / 1e6:.0f}, "
+            f"{row['trained'] / 1e6:.0f} | {before / 1e9:.2f} GB | {row['planned'] / 1e9:.2f} GB "
+            f"({row['phase']}) | {ranks} GB | {row['ratio']:.2f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

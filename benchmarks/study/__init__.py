@@ -1,0 +1,1 @@
+"""The measurements behind the profile ``plus``: grounding on cached, frozen features."""

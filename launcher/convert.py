@@ -1,0 +1,120 @@
+"""`gcg convert`: all of a model's public weights in one folder, under the model's own names.
+
+Workers then need neither a hub nor four checkpoints: ``model.checkpoint: OUT`` is all. The weights
+are copied a part at a time; the folder appears under its name when it is complete.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PretrainedConfig
+
+from gcg.config import GCGConfig
+from gcg.presets import CONVERTED, CONVERTED_FORMAT, Preset, converted, resolve_preset
+from gcg.tokens import load_tokenizers
+from gcg.weights import Weight, weight_map
+from gcg.weights.writer import SHARD_BYTES, stored_bytes, write_shards
+from launcher.errors import UserError
+
+DTYPES = {"keep": None, "bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What there is to write: weights by the model's names, and what describes them."""
+
+    config: GCGConfig
+    preset: Preset
+    weights: dict[str, Weight]
+    dtype: torch.dtype | None
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all weights, once written."""
+        return sum(stored_bytes(weight, self.dtype) for weight in self.weights.values())
+
+
+def plan_conversion(config: GCGConfig, out: Path, dtype: str = "keep") -> Conversion:
+    """Find everything and check what can be checked; writes nothing.
+
+    Raises:
+        UserError: ``out`` is taken, there is too little room, or nothing to convert.
+        ModelError: a checkpoint is not to be had, or is of another model.
+    """
+    if config.preset == "tiny":
+        raise UserError(
+            "model.preset = tiny: ships with the package, there is nothing to convert; use "
+            "instructblip"
+        )
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"OUT = {out}: is there already; give a new folder, or delete it")
+    weights = weight_map(config)
+    found = Conversion(config, resolve_preset(config), weights, DTYPES[dtype])
+    place = next(folder for folder in (out, *out.resolve().parents) if folder.is_dir())
+    free = shutil.disk_usage(place).free
+    if free < found.num_bytes:
+        raise UserError(
+            f"OUT = {out}: needs {found.num_bytes / 1e9:.1f} GB, {place} has {free / 1e9:.1f} GB; "
+            "use another disk, or --dtype bf16"
+        )
+    return found
+
+
+def convert(
+    conversion: Conversion,
+    out: Path,
+    *,
+    shard_bytes: int = SHARD_BYTES,
+    on_bytes: Callable[[int], object] = lambda count: None,
+) -> list[Path]:
+    """Write the folder; return its weight files."""
+    partial = out.with_name(f"{out.name}.partial")
+    if partial.exists():
+        shutil.rmtree(partial)  # of an attempt that was stopped
+    partial.mkdir(parents=True)
+    files = write_shards(
+        conversion.weights,
+        partial,
+        dtype=conversion.dtype,
+        shard_bytes=shard_bytes,
+        on_bytes=on_bytes,
+    )
+    for folder, tokenizer in load_tokenizers(conversion.config).items():
+        tokenizer.save_pretrained(partial / folder)
+    text = json.dumps(_description(conversion), indent=2) + "\n"
+    (partial / CONVERTED).write_text(text)
+    if out.exists():
+        out.rmdir()  # empty: it was looked at before
+    partial.rename(out)
+    return [out / file.name for file in files]
+
+
+def _description(conversion: Conversion) -> dict[str, Any]:
+    config, preset = conversion.config, conversion.preset
+    before = converted(config.checkpoint) or {"made_from": {}}
+    return {
+        "format": CONVERTED_FORMAT,
+        "made_from": {
+            "checkpoint": config.checkpoint,
+            "clip_checkpoint": config.clip_checkpoint,
+            "llm": config.llm.name or before["made_from"].get("llm"),
+        },
+        "own_llm": preset.own_llm,
+        "joint_width": preset.joint_width,
+        "num_query_tokens": preset.num_query_tokens,
+        "vision": _tree(preset.vision),
+        "text": _tree(preset.text),
+        "qformer": _tree(preset.qformer),
+        "llm": _tree(preset.llm),
+    }
+
+
+def _tree(config: PretrainedConfig) -> dict[str, Any]:
+    return json.loads(config.to_json_string(use_diff=False))

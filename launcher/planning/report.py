@@ -1,0 +1,243 @@
+"""A plan in words, and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+from launcher.planning import Plan
+from launcher.planning.memory import HOST_PROCESS, Memory
+from launcher.planning.search import Candidate
+from launcher.planning.states import PHASES, Phase
+from launcher.planning.world import EpochData
+
+_PHASE_NAMES: dict[Phase, str] = {
+    "start": "start",
+    "forward": "forward pass",
+    "backward": "backward pass",
+    "norm": "gradient norm",
+    "update": "update",
+}
+
+
+def text(plan: Plan) -> str:
+    """The report that `gcg plan` prints; GB are 10^9 bytes."""
+    blocks = [
+        _head(plan),
+        _parameters(plan),
+        _memory(plan),
+        _checkpointing(plan),
+        _compute(plan),
+        _batches(plan),
+        _ways(plan),
+    ]
+    return "\n\n".join("\n".join(block) for block in blocks)
+
+
+def tree(plan: Plan) -> dict[str, Any]:
+    """Everything of the report, and every candidate, as plain JSON values in bytes and seconds."""
+    config, best = plan.config, plan.best
+    return {
+        "workers": plan.world.gpus,
+        "nodes": plan.world.nodes,
+        "device": plan.situation.device,
+        "notes": list(plan.world.notes),
+        "hardware": asdict(plan.situation.hardware),
+        "engine": config.engine.model_dump(mode="json"),
+        "parameters": [asdict(part) for part in plan.census.parts],
+        "memory": {
+            "peak": plan.memory.peak,
+            "peak_phase": plan.memory.peak_phase,
+            "phases": {phase: plan.memory.total(phase) for phase in PHASES},
+            "lines": [
+                {"phase": phase, "kind": kind, "part": part, "bytes": size}
+                for phase in PHASES
+                for kind, part, size in plan.memory.table(phase)
+            ],
+        },
+        "activations": [
+            {"part": part, "kept": kept, "recomputed": again} for part, kept, again in _pairs(plan)
+        ],
+        "flops_per_pair": [{**asdict(part), "total": part.total} for part in plan.flops],
+        "step": {**asdict(plan.time), "seconds": plan.time.seconds},
+        "batch": {
+            "micro_batch": config.engine.micro_batch,
+            "accumulation": config.accumulation,
+            "workers": plan.world.gpus,
+            "global_batch": config.data.global_batch,
+            "streams": config.data.streams,
+            "contrast_group": config.data.contrast_group,
+            "pairs": plan.time.pairs,
+        },
+        "data": asdict(plan.data) if isinstance(plan.data, EpochData) else plan.data,
+        "cheapest": None if best is None else _candidate(best),
+        "candidates": [_candidate(one) for one in plan.candidates],
+    }
+
+
+def _head(plan: Plan) -> Iterator[str]:
+    engine, batch = plan.config.engine, plan.batch
+    recomputed = ", ".join(engine.recompute) or "nothing"
+    unit = "GPU" if plan.situation.device == "cuda" else "process"
+    yield (
+        f"{plan.world.gpus} workers on {plan.world.nodes} machines, a {unit} each; ZeRO-"
+        f"{engine.zero}, {engine.precision}, micro-batch {engine.micro_batch}, recomputed: "
+        f"{recomputed}; LLM {plan.config.model.llm.train}"
+    )
+    yield (
+        f"texts as long as they may be: questions {batch.question} tokens (assumed), prompts "
+        f"{batch.prompt}, answers {batch.answer}; {batch.pairs // batch.visits} questions a clip"
+    )
+    for note in plan.world.notes:
+        yield f"note: {note}"
+
+
+def _parameters(plan: Plan) -> Iterator[str]:
+    yield f"{'Parameters (millions)':<32}{'frozen':>12}{'trained':>12}"
+    for part in plan.census.parts:
+        yield f"  {part.part:<30}{part.frozen / 1e6:>12.2f}{part.trained / 1e6:>12.2f}"
+    frozen = plan.census.total - plan.census.trained
+    yield f"  {'all':<30}{frozen / 1e6:>12.2f}{plan.census.trained / 1e6:>12.2f}"
+
+
+def _memory(plan: Plan) -> Iterator[str]:
+    memory = plan.memory
+    phase = memory.peak_phase
+    yield f"Memory of a worker at its peak, {_PHASE_NAMES[phase]} (GB)"
+    yield from _table(memory, phase)
+    others = (f"{_PHASE_NAMES[other]} {_gb(memory.total(other))}" for other in PHASES)
+    yield f"  by phase: {', '.join(others)}"
+    if memory.device == "cpu":
+        yield f"  the process before it has a model: {_gb(HOST_PROCESS)}, measured"
+
+
+def _table(memory: Memory, phase: Phase) -> Iterator[str]:
+    last = ""
+    for kind, part, size in memory.table(phase):
+        if size < 5e5:  # nothing that two decimals of a gigabyte could show
+            continue
+        yield f"  {kind if kind != last else '':<20}{part:<42}{_gb(size):>9}"
+        last = kind
+    yield f"  {'peak':<62}{_gb(memory.peak):>9}"
+
+
+def _checkpointing(plan: Plan) -> Iterator[str]:
+    yield f"{'Activations (GB)':<32}{'kept':>12}{'recomputed':>12}"
+    for part, kept, again in _pairs(plan):
+        yield f"  {part:<30}{_gb(kept):>12}{_gb(again):>12}"
+
+
+def _pairs(plan: Plan) -> list[tuple[str, int, int]]:
+    kept, again = (
+        {line.part.partition(":")[0]: line.bytes for line in memory.lines
+         if line.kind == "activations"}
+        for memory in (plan.kept, plan.recomputed)
+    )  # fmt: skip
+    return [(part, kept[part], again[part]) for part in kept]
+
+
+def _compute(plan: Plan) -> Iterator[str]:
+    yield f"{'10^12 FLOPs a pair':<32}{'forward':>12}{'backward':>12}{'recompute':>12}"
+    for part in plan.flops:
+        row = (part.forward, part.backward, part.recompute)
+        yield f"  {part.part:<30}" + "".join(f"{value / 1e12:>12.3f}" for value in row)
+    sums = [sum(getattr(part, name) for part in plan.flops) for name in _COLUMNS]
+    yield f"  {'all':<30}" + "".join(f"{value / 1e12:>12.3f}" for value in sums)
+    time, hardware = plan.time, plan.situation.hardware
+    if plan.situation.device == "cpu":
+        yield "step: not timed, the run is on CPUs"
+        return
+    yield (
+        f"step: {time.seconds:.2f} s for {time.pairs:.0f} pairs, {time.pairs / time.seconds:.1f} "
+        f"pairs/s: {time.compute:.2f} s computing at {hardware.mfu:.0%} of "
+        f"{hardware.tflops:g} TFLOP/s, {time.communication:.2f} s sending "
+        f"{_gb(round(time.bytes_sent))} GB"
+    )
+
+
+_COLUMNS = ("forward", "backward", "recompute")
+
+
+def _batches(plan: Plan) -> Iterator[str]:
+    config = plan.config
+    yield (
+        f"batch: {config.engine.micro_batch} (micro-batch) × {config.accumulation} (accumulation) "
+        f"× {plan.world.gpus} (workers) = {config.data.global_batch} visits, dealt from "
+        f"{config.data.streams} streams, contrast groups of {config.data.contrast_group}"
+    )
+    data = plan.data
+    if not isinstance(data, EpochData):
+        yield f"data: shards and bytes an epoch are unknown ({data})"
+        return
+    yield (
+        f"data: {data.samples} clips, {data.questions} questions in {data.visits} visits, "
+        f"{data.steps} steps an epoch; {data.shards} shards, {_gb(data.bytes)} GB; a machine reads "
+        f"{_range(*data.shards_per_node)} shards, "
+        f"{_gb(data.bytes_per_node[0])} to {_gb(data.bytes_per_node[1])} GB"
+    )
+
+
+def _ways(plan: Plan) -> Iterator[str]:
+    limit = plan.situation.hardware.memory
+    yield f"Ways to run it in {_gb(round(limit))} GB, the global batch kept"
+    best = plan.best
+    for (zero, recompute), found in _grouped(plan.candidates).items():
+        name = f"ZeRO-{zero}, recomputed: {', '.join(recompute) or 'nothing'}"
+        yield f"  {name:<40}{_verdict(found, plan)}"
+    if best is None:
+        yield "cheapest: none fits; take more GPUs, shorter texts, or fewer questions a visit"
+    else:
+        yield (
+            f"cheapest: engine.zero={best.zero} "
+            f"engine.recompute={_listed(best.recompute)} engine.micro_batch={best.micro_batch}: "
+            f"{_gb(best.peak)} GB{_seconds(best, plan)}"
+        )
+
+
+def _verdict(found: list[Candidate], plan: Plan) -> str:
+    fitting = [one for one in found if one.fits]
+    if not fitting:
+        least = min(found, key=lambda one: one.peak)
+        assert least.exceeded is not None
+        line, used = least.exceeded
+        return (
+            f"does not fit: {_gb(least.peak)} GB at micro-batch {least.micro_batch}, "
+            f"beyond it with {line} ({_gb(used)})"
+        )
+    own = min(fitting, key=lambda one: one.cost)
+    if own is plan.best:
+        return f"cheapest: {_gb(own.peak)} GB at micro-batch {own.micro_batch}{_seconds(own, plan)}"
+    most = max(one.micro_batch for one in fitting)
+    why = "slower" if plan.best and own.time.seconds > plan.best.time.seconds else "more memory"
+    return (
+        f"fits up to micro-batch {most}, {why}: {_gb(own.peak)} GB at micro-batch "
+        f"{own.micro_batch}{_seconds(own, plan)}"
+    )
+
+
+def _seconds(one: Candidate, plan: Plan) -> str:
+    return "" if plan.situation.device == "cpu" else f", {one.time.seconds:.2f} s a step"
+
+
+def _grouped(found: list[Candidate]) -> dict[tuple[int, tuple[str, ...]], list[Candidate]]:
+    groups: dict[tuple[int, tuple[str, ...]], list[Candidate]] = {}
+    for one in found:
+        groups.setdefault((one.zero, one.recompute), []).append(one)
+    return groups
+
+
+def _candidate(one: Candidate) -> dict[str, Any]:
+    return {**asdict(one), "fits": one.fits, "seconds": one.time.seconds}
+
+
+def _gb(size: int) -> str:
+    return f"{size / 1e9:.2f}"
+
+
+def _range(low: int, high: int) -> str:
+    return str(low) if low == high else f"{low} to {high}"
+
+
+def _listed(parts: tuple[str, ...]) -> str:
+    return f"[{','.join(parts)}]"
