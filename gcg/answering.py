@@ -208,7 +208,12 @@ class CausalAnswerer(Answerer):
         """The LLM over the last columns of ``mask_PL``; at least the last ``num_logits`` logits."""
         positions = (mask_PL.cumsum(dim=1) - 1).clamp(min=0)[:, -embeds_PLD.shape[1] :]
         if _keeps_logits(self.llm):
-            how["logits_to_keep"] = num_logits
+            # As indices, not a count: those copy the rows, and of a slice of rows torch's product
+            # with a frozen weight copies the weight for each row of the batch.
+            length = embeds_PLD.shape[1]
+            how["logits_to_keep"] = torch.arange(
+                length - num_logits, length, device=embeds_PLD.device
+            )
         return self.llm(
             inputs_embeds=embeds_PLD, attention_mask=mask_PL, position_ids=positions, **how
         )

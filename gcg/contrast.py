@@ -105,6 +105,18 @@ class FrameContrast:
         return info_nce(positive_PK, negatives_PN.unsqueeze(1), self.temperature)
 
 
+class NoContrast:
+    """No contrastive loss (profile ``plus``).
+
+    Eq. 7 pulls the chosen frames towards the event description, that is, also towards the event
+    that a before/after question only names: it undoes better labels (docs/log.md).
+    """
+
+    def __call__(self, pairs: Pairs, candidates: Candidates) -> Tensor:
+        """(P,) zeros."""
+        return torch.zeros_like(pairs.weights[:, 0])
+
+
 class HeadContrast(nn.Module):
     """Profile ``released``: both sides through one shared head, then L2-normalised.
 

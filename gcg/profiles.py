@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from gcg.config import GCGConfig
-from gcg.contrast import Candidates, FrameContrast, HeadContrast, Pairs
+from gcg.contrast import Candidates, FrameContrast, HeadContrast, NoContrast, Pairs
 from gcg.gaussian import ClosedTimeline, StepTimeline, Timeline
 from gcg.generator import FrameScorer, GaussianGenerator, MomentEncoder
 from gcg.losses import OrderedRegression, PointRegression, Regression, SoftRegression
@@ -111,13 +111,17 @@ def _released(config: GCGConfig) -> Profile:
 
 
 def _plus(config: GCGConfig) -> Profile:
+    """Ours: a score a frame, fitted to the whole similarity row of the labels (best: strategy
+    ``order``); no contrastive loss."""
+
     def generator(joint_width: int) -> MomentEncoder:
         return FrameScorer(config.grounding, joint_width, config.num_frames)
 
     return replace(
         _paper(config),
         generator=generator,
-        regression=SoftRegression(temperature=1.0, standardise=True),
+        regression=SoftRegression(temperature=0.5, standardise=True),
+        contrast=lambda _: NoContrast(),
     )
 
 

@@ -117,3 +117,17 @@ def test_both_targets_train_in_both_profiles(profile: str, target: str) -> None:
     gradient = model.get_parameter("generator.centers.weight").grad
     assert gradient is not None
     assert gradient.any()
+
+
+def test_plus_trains_without_centres_or_contrast() -> None:
+    """Our own profile through the whole model: the answer and the labels both move its scores."""
+    similarity = torch.rand(5, T, generator=torch.Generator().manual_seed(4))
+    for loss in ("loss_vqa", "loss_reg"):
+        model = build_model(config(profile="plus"))
+        output = model(**inputs(), similarity=similarity)
+        assert output.centers.shape == (5, 0)
+        assert not output.loss_con.any()
+        getattr(output, loss).sum().backward()
+        gradient = model.get_parameter("generator.score.weight").grad
+        assert gradient is not None
+        assert gradient.any(), loss
