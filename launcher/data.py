@@ -7,9 +7,10 @@ from pathlib import Path
 from dataloaders.fetch import ClipDecoder, HostDecoder
 from dataloaders.labels import LabelSet
 from dataloaders.loader import Loader
+from dataloaders.open_source import open_source
 from dataloaders.plan import Plan
 from dataloaders.quarantine import Quarantine
-from dataloaders.source import TarSource
+from dataloaders.source import Source
 from gcg.config import GCGConfig
 from launcher.build import Parts, build_collator
 from launcher.config import RunConfig
@@ -24,7 +25,7 @@ def labels_folder(config: RunConfig, data: Path) -> Path:
     return data / "labels" / config.data.labels
 
 
-def build_plan(config: RunConfig, source: TarSource) -> Plan:
+def build_plan(config: RunConfig, source: Source) -> Plan:
     """The order of the run's batches.
 
     Raises:
@@ -63,7 +64,7 @@ def build_decoder(config: RunConfig, image_size: int) -> ClipDecoder:
 
 def build_loader(
     config: RunConfig, parts: Parts, rank: int, world_size: int, quarantine: Path
-) -> tuple[TarSource, Loader]:
+) -> tuple[Source, Loader]:
     """The packed data and the loader of one rank's batches. Close both, the loader first.
 
     Args:
@@ -73,7 +74,7 @@ def build_loader(
         DataError: the data or its labels cannot be used for this run.
     """
     data = config.data
-    source = TarSource(data.train)
+    source = open_source(data.train)
     labels = None
     if needs_labels(config.model):
         labels = LabelSet(labels_folder(config, data.train))

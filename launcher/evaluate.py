@@ -14,7 +14,8 @@ from dataloaders.batch import Batch
 from dataloaders.errors import DataError
 from dataloaders.eval_loader import EvalLoader
 from dataloaders.labels import LabelSet
-from dataloaders.source import TarSource
+from dataloaders.open_source import open_source
+from dataloaders.source import Source
 from gcg.gaussian import mixture_log_weights
 from gcg.metrics import span_of_weights
 from gcg.model import GCGModel, Grounding
@@ -44,7 +45,7 @@ def evaluate_split(
     folder: Path | None = getattr(config.data, split)
     if folder is None:
         raise DataError(f"data.{split} = null: nothing to evaluate on; name a packed folder")
-    source = TarSource(folder)
+    source = open_source(folder)
     was_training = model.training
     model.eval()
     try:
@@ -70,7 +71,7 @@ def evaluate_split(
 
 
 def _loader(
-    source: TarSource,
+    source: Source,
     folder: Path,
     config: RunConfig,
     coders: Coders,
@@ -100,7 +101,7 @@ def _in_lockstep(config: RunConfig, world_size: int) -> bool:
     return config.engine.zero == 3 and world_size > 1
 
 
-def _any_batch(source: TarSource, folder: Path, config: RunConfig, coders: Coders) -> Batch:
+def _any_batch(source: Source, folder: Path, config: RunConfig, coders: Coders) -> Batch:
     """The split's first readable batch, for a rank that has none of its own."""
     batch = next(iter(_loader(source, folder, config, coders, 0, 1, None)), None)
     if batch is None:

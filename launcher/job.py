@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from dataloaders.loader import Loader
-from dataloaders.source import TarSource
+from dataloaders.source import Source
 from launcher.agreement import together
 from launcher.build import build_parts
 from launcher.config import RunConfig
@@ -36,7 +36,7 @@ class Job:
     config: RunConfig
     folder: RunFolder
     attempt: int
-    source: TarSource
+    source: Source
     loader: Loader
     engine: Engine
     step: TrainStep

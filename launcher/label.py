@@ -14,9 +14,10 @@ from dataloaders.errors import DataError
 from dataloaders.fetch import Clip, Fetcher, HostDecoder
 from dataloaders.labels import META_NAME, Label, LabelMeta, LabelSet, write_labels
 from dataloaders.manifest import Video
+from dataloaders.open_source import open_source
 from dataloaders.prefetch import Job, Prefetcher
 from dataloaders.quarantine import BadSample
-from dataloaders.source import Source, TarSource
+from dataloaders.source import Source
 from dataloaders.texts import TextCoder
 from gcg.build import build_encoders, encoder_fingerprint
 from gcg.config import GCGConfig
@@ -73,7 +74,7 @@ def label_data(
         UserError: the descriptions' language model cannot be loaded.
     """
     strategy, writer = strategy or TopK(), writer or TemplateWriter()
-    source = TarSource(data)
+    source = open_source(data)
     try:
         folder = data / "labels" / (name or strategy.name)
         meta = LabelMeta(

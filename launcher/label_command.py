@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from dataloaders.source import TarSource
+from dataloaders.open_source import open_source
 from gcg.config import GCGConfig
 from gcg.labels import Strategy, parse_strategy
 from launcher.describe import make_writer
@@ -85,7 +85,7 @@ class _Bars:
     """Progress over a data set's questions (where a model describes them) and its clips."""
 
     def __init__(self, data: Path) -> None:
-        source = TarSource(data)
+        source = open_source(data)
         self._clips = sum(shard.num_samples for shard in source.shards)
         source.close()
         self._name = data.name

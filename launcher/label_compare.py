@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dataloaders.manifest import Question
 from dataloaders.moments.questions import BALANCED, UNBALANCED
-from dataloaders.source import TarSource
+from dataloaders.open_source import open_source
 from gcg.build import encoder_fingerprint
 from gcg.config import GCGConfig
 from gcg.gaussian import mixture_log_weights
@@ -80,7 +80,7 @@ def compare_labels(
     plain = [kind() for kind in STRATEGIES.values()]
     strategies = {each.spelled: each for each in (*plain, *extra)}
     writer = writer or TemplateWriter()
-    source = TarSource(data)
+    source = open_source(data)
     try:
         lines = writer.prepare(data, source, on_question)
         encoder = EvidenceMaker(config, writer)

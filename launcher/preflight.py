@@ -8,7 +8,8 @@ from pathlib import Path
 
 from dataloaders.errors import DataError
 from dataloaders.labels import LabelSet
-from dataloaders.source import TarSource
+from dataloaders.open_source import open_source
+from dataloaders.source import Source
 from gcg.build import encoder_fingerprint
 from launcher.abilities import missing_abilities
 from launcher.checkpoint import newest
@@ -38,7 +39,7 @@ def preflight(config: RunConfig) -> None:
 def claim(config: RunConfig) -> None:
     """Write the run's identity and resolved run file into its folder."""
     folder = RunFolder(config.folder)
-    source = TarSource(config.data.train)
+    source = open_source(config.data.train)
     write_text(folder.config, dump(config))
     write_json(
         folder.identity,
@@ -56,7 +57,7 @@ def _data(config: RunConfig) -> Iterator[str]:
             yield f"data.{split} = {folder}: no such folder; make it with `gcg pack`"
             continue
         try:
-            source = TarSource(folder)
+            source = open_source(folder)
         except DataError as error:
             yield f"data.{split} = {folder}: {error}"
             continue
@@ -70,7 +71,7 @@ def _data(config: RunConfig) -> Iterator[str]:
                 yield from _labels(config, split, folder, source)
 
 
-def _plan(config: RunConfig, source: TarSource) -> Iterator[str]:
+def _plan(config: RunConfig, source: Source) -> Iterator[str]:
     try:
         build_plan(config, source)
     except DataError as error:
@@ -82,7 +83,7 @@ def _split_needs_labels(config: RunConfig, split: str) -> bool:
     return needs_labels(config.model) and (split == "train" or config.model.mode == "oracle")
 
 
-def _labels(config: RunConfig, split: str, data: Path, source: TarSource) -> Iterator[str]:
+def _labels(config: RunConfig, split: str, data: Path, source: Source) -> Iterator[str]:
     folder = labels_folder(config, data)
     try:
         labels = LabelSet(folder)
@@ -128,7 +129,7 @@ def _own_past(config: RunConfig) -> Iterator[str]:
     if checkpoint is None:
         return
     try:
-        data = TarSource(config.data.train)
+        data = open_source(config.data.train)
     except DataError:
         return  # reported already
     with data:

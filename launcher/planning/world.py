@@ -8,7 +8,8 @@ from pathlib import Path
 
 from dataloaders.errors import DataError
 from dataloaders.layout import contrast_groups
-from dataloaders.source import TarSource
+from dataloaders.open_source import open_source
+from dataloaders.source import Source
 from launcher.config import RunConfig, cross_check
 from launcher.data import build_plan
 from launcher.errors import ConfigError, UserError
@@ -114,13 +115,13 @@ def epoch_data(world: World) -> EpochData | str:
     if not folder.is_dir():
         return f"data.train = {folder}: not here"
     try:
-        with TarSource(folder) as source:
+        with open_source(folder) as source:
             return _read(world, source)
     except DataError as error:
         return str(error)
 
 
-def _read(world: World, source: TarSource) -> EpochData:
+def _read(world: World, source: Source) -> EpochData:
     plan = build_plan(world.config, source)
     streams = plan.stream_shards(0)
     nodes: list[list[int]] = [[] for _ in range(world.nodes)]

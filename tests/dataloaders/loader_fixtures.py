@@ -13,7 +13,7 @@ from dataloaders.fetch import HostDecoder
 from dataloaders.loader import Loader, StepBatch
 from dataloaders.plan import Plan
 from dataloaders.quarantine import Quarantine
-from dataloaders.source import TarSource
+from dataloaders.tar_source import TarSource
 from tests.dataloaders.shard_fixtures import collator
 
 FRAMES, SIZE = 4, 16

@@ -13,7 +13,7 @@ from dataloaders.batch import Collator
 from dataloaders.labels import Label, LabelMeta, write_labels
 from dataloaders.manifest import Question, Video
 from dataloaders.shards import PackReport, pack
-from dataloaders.source import TarSource
+from dataloaders.tar_source import TarSource
 from dataloaders.texts import PromptTemplate, TextCoder
 
 WIDTH, HEIGHT = 48, 32

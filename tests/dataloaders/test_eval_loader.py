@@ -12,7 +12,7 @@ from dataloaders.errors import DataError
 from dataloaders.eval_loader import EvalLoader
 from dataloaders.fetch import HostDecoder
 from dataloaders.labels import LabelSet
-from dataloaders.source import TarSource
+from dataloaders.tar_source import TarSource
 from tests.dataloaders.loader_fixtures import damage
 from tests.dataloaders.shard_fixtures import collator, label_all, pack_clips
 

@@ -15,7 +15,7 @@ from dataloaders.fetch import HostDecoder
 from dataloaders.labels import LabelSet
 from dataloaders.loader import Loader
 from dataloaders.plan import Plan
-from dataloaders.source import TarSource
+from dataloaders.tar_source import TarSource
 from tests.dataloaders.loader_fixtures import (
     COUNTS,
     FRAMES,

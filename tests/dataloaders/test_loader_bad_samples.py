@@ -14,7 +14,7 @@ from dataloaders.loader import Loader
 from dataloaders.manifest import Video
 from dataloaders.plan import Plan
 from dataloaders.shards import pack
-from dataloaders.source import TarSource
+from dataloaders.tar_source import TarSource
 from tests.dataloaders.loader_fixtures import (
     COUNTS,
     FRAMES,

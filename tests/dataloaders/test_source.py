@@ -10,7 +10,8 @@ import pytest
 
 from dataloaders.errors import DataError
 from dataloaders.index import INDEX_NAME, scan_tar
-from dataloaders.source import Source, TarSource
+from dataloaders.source import Source
+from dataloaders.tar_source import TarSource
 from tests.dataloaders.shard_fixtures import clip_bytes, pack_clips
 
 

@@ -8,7 +8,7 @@ import torch
 
 from dataloaders.errors import DataError
 from dataloaders.labels import LabelSet
-from dataloaders.source import TarSource
+from dataloaders.tar_source import TarSource
 from gcg.build import encoder_fingerprint
 from gcg.config import GCGConfig
 from gcg.labels import STRATEGIES, make_strategy

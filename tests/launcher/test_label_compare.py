@@ -13,7 +13,7 @@ import torch
 from dataloaders.labels import LabelSet
 from dataloaders.manifest import Question, read_manifest
 from dataloaders.shards import pack
-from dataloaders.source import TarSource
+from dataloaders.tar_source import TarSource
 from gcg.config import GCGConfig
 from gcg.gaussian import StepTimeline, mixture_log_weights
 from gcg.labels import STRATEGIES, make_strategy

@@ -15,7 +15,7 @@ import pytest
 
 from dataloaders.errors import DataError
 from dataloaders.labels import LabelSet
-from dataloaders.source import TarSource
+from dataloaders.tar_source import TarSource
 from gcg.config import GCGConfig
 from gcg.description import describe
 from launcher.describe import LLMWriter, TemplateWriter, make_writer
@@ -29,7 +29,7 @@ CONFIG = GCGConfig(**MODEL)
 WRITE = """
 import sys
 from pathlib import Path
-from dataloaders.source import TarSource
+from dataloaders.tar_source import TarSource
 from launcher.describe import LLMWriter
 data = Path(sys.argv[2])
 LLMWriter(sys.argv[1], batch=12).prepare(data, TarSource(data), lambda count, total: None)
