@@ -17,6 +17,8 @@ from launcher.config_errors import explain
 from launcher.config_file import read_tree
 from launcher.errors import ConfigError
 
+# A folder or a URL.
+Location = Annotated[str, Field(min_length=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
 
 
@@ -37,9 +39,11 @@ class RunSection(_Section):
 class DataSection(_Section):
     """What it learns from. The first six fields fix the order of batches."""
 
-    train: Path
-    val: Path | None = Field(default=None, description="chooses the best checkpoint; never `test`")
-    test: Path | None = None
+    train: Location
+    val: Location | None = Field(
+        default=None, description="chooses the best checkpoint; never `test`"
+    )
+    test: Location | None = None
     labels: Name = Field(
         default="topk", description="pseudo-labels: a folder name under <train>/labels"
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 from dataloaders.fetch import ClipDecoder, HostDecoder
 from dataloaders.labels import LabelSet
 from dataloaders.loader import Loader
+from dataloaders.location import join
 from dataloaders.open_source import open_source
 from dataloaders.plan import Plan
 from dataloaders.quarantine import Quarantine
@@ -21,8 +22,8 @@ def needs_labels(model: GCGConfig) -> bool:
     return model.mode in ("grounding", "oracle")
 
 
-def labels_folder(config: RunConfig, data: Path) -> Path:
-    return data / "labels" / config.data.labels
+def labels_folder(config: RunConfig, data: str) -> str:
+    return join(data, "labels", config.data.labels)
 
 
 def build_plan(config: RunConfig, source: Source) -> Plan:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -42,7 +41,7 @@ def evaluate_split(
     spans (None where there are none). Questions of clips that do not decode have ``skipped``, the
     reason, instead. ``oracle`` needs the split's labels. Raises ``DataError`` for unreadable data.
     """
-    folder: Path | None = getattr(config.data, split)
+    folder: str | None = getattr(config.data, split)
     if folder is None:
         raise DataError(f"data.{split} = null: nothing to evaluate on; name a packed folder")
     source = open_source(folder)
@@ -72,7 +71,7 @@ def evaluate_split(
 
 def _loader(
     source: Source,
-    folder: Path,
+    folder: str,
     config: RunConfig,
     coders: Coders,
     rank: int,
@@ -101,7 +100,7 @@ def _in_lockstep(config: RunConfig, world_size: int) -> bool:
     return config.engine.zero == 3 and world_size > 1
 
 
-def _any_batch(source: Source, folder: Path, config: RunConfig, coders: Coders) -> Batch:
+def _any_batch(source: Source, folder: str, config: RunConfig, coders: Coders) -> Batch:
     """The split's first readable batch, for a rank that has none of its own."""
     batch = next(iter(_loader(source, folder, config, coders, 0, 1, None)), None)
     if batch is None:

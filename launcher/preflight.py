@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dataloaders.errors import DataError
 from dataloaders.labels import LabelSet
+from dataloaders.location import is_url
 from dataloaders.open_source import open_source
 from dataloaders.source import Source
 from gcg.build import encoder_fingerprint
@@ -50,10 +51,10 @@ def claim(config: RunConfig) -> None:
 
 def _data(config: RunConfig) -> Iterator[str]:
     for split in ("train", "val", "test"):
-        folder: Path | None = getattr(config.data, split)
+        folder: str | None = getattr(config.data, split)
         if folder is None:
             continue
-        if not folder.is_dir():
+        if not is_url(folder) and not Path(folder).is_dir():
             yield f"data.{split} = {folder}: no such folder; make it with `gcg pack`"
             continue
         try:
@@ -83,7 +84,7 @@ def _split_needs_labels(config: RunConfig, split: str) -> bool:
     return needs_labels(config.model) and (split == "train" or config.model.mode == "oracle")
 
 
-def _labels(config: RunConfig, split: str, data: Path, source: Source) -> Iterator[str]:
+def _labels(config: RunConfig, split: str, data: str, source: Source) -> Iterator[str]:
     folder = labels_folder(config, data)
     try:
         labels = LabelSet(folder)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from dataloaders.location import absolute
 from launcher.config import RunConfig, load_run_config
 from launcher.errors import UserError
 from launcher.run_folder import RunFolder
@@ -44,7 +45,7 @@ def train(config: RunConfig) -> None:
 def with_absolute_paths(config: RunConfig) -> RunConfig:
     """Workers may run in another folder than the command."""
     data = {
-        split: path.absolute()
+        split: absolute(path)
         for split in ("train", "val", "test")
         if (path := getattr(config.data, split)) is not None
     }

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dataloaders.errors import DataError
 from dataloaders.layout import contrast_groups
+from dataloaders.location import is_url
 from dataloaders.open_source import open_source
 from dataloaders.source import Source
 from launcher.config import RunConfig, cross_check
@@ -111,8 +112,8 @@ def _with(config: RunConfig, gpus: int, batch: int, streams: int, group: int) ->
 
 def epoch_data(world: World) -> EpochData | str:
     """What an epoch reads of ``data.train``, from its index alone; or why that is not known."""
-    folder: Path = world.config.data.train
-    if not folder.is_dir():
+    folder = world.config.data.train
+    if not is_url(folder) and not Path(folder).is_dir():
         return f"data.train = {folder}: not here"
     try:
         with open_source(folder) as source:

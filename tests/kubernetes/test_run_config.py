@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from dataloaders.location import last_part
 from launcher.config import RunConfig, load_run_config
 
 from . import pods
@@ -41,7 +42,7 @@ def test_everything_lies_on_the_claim(config: RunConfig, job: Manifest):
         ]
         for path in (config.run.storage, config.data.train, config.data.val):
             assert path is not None
-            assert path.is_relative_to(mount)
+            assert Path(path).is_relative_to(mount)
 
 
 def test_workers_fit_the_cluster(config: RunConfig, job: Manifest):
@@ -91,5 +92,5 @@ def test_demo_makes_the_data_it_trains_on():
     labelled = {Path(words[1]).name for words in commands if words[0] == "label"}
     config = load_run_config(ROOT / "overlays/demo-cpu" / "run.yaml")
     assert config.data.val is not None
-    assert {config.data.train.name, config.data.val.name} == made
-    assert labelled == {config.data.train.name}
+    assert {last_part(config.data.train), last_part(config.data.val)} == made
+    assert labelled == {last_part(config.data.train)}
