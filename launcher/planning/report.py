@@ -80,8 +80,9 @@ def _head(plan: Plan) -> Iterator[str]:
     engine, batch = plan.config.engine, plan.batch
     recomputed = ", ".join(engine.recompute) or "nothing"
     unit = "GPU" if plan.situation.device == "cuda" else "process"
+    machines = "1 machine" if plan.world.nodes == 1 else f"{plan.world.nodes} machines"
     yield (
-        f"{plan.world.gpus} workers on {plan.world.nodes} machines, a {unit} each; ZeRO-"
+        f"{plan.world.gpus} workers on {machines}, a {unit} each; ZeRO-"
         f"{engine.zero}, {engine.precision}, micro-batch {engine.micro_batch}, recomputed: "
         f"{recomputed}; LLM {plan.config.model.llm.train}"
     )
