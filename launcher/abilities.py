@@ -38,6 +38,15 @@ def missing_abilities(config: RunConfig) -> Iterator[str]:
     yield from _unbuildable(config)
 
 
+def slow_settings(config: RunConfig) -> Iterator[str]:
+    """A line for each setting that works here, but far slower than another would."""
+    if config.engine.precision == "bf16" and not config.scale.use_gpu and not _cpu_computes_bf16():
+        yield (
+            "engine.precision = bf16: this CPU has no bf16 arithmetic and emulates it, matrix "
+            "products many times slower than in fp32; use engine.precision=fp32 here"
+        )
+
+
 def _unbuildable(config: RunConfig) -> Iterator[str]:
     """What is wrong with the model itself: seen without its weights, in a second or two."""
     try:
@@ -59,3 +68,9 @@ def _needs(setting: str, package: str, instead: str, gpu: bool) -> Iterator[str]
 def _cpu_computes_fp16() -> bool:
     # What DeepSpeed asks of a CPU: torch can compute in fp16 on any, but slower than in fp32.
     return bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
+
+
+def _cpu_computes_bf16() -> bool:
+    # oneDNN's own condition for its bf16 kernels (AVX-512); without them torch multiplies in a
+    # plain loop.
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

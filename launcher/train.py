@@ -28,6 +28,7 @@ def train(config: RunConfig) -> None:
     Raises:
         UserError: with all that a user must put right.
     """
+    from launcher.abilities import slow_settings
     from launcher.cluster import run_on_cluster
     from launcher.preflight import claim, preflight
 
@@ -38,6 +39,8 @@ def train(config: RunConfig) -> None:
         logger.info("%s: is already complete; its weights are in %s", folder.root, folder.final)
         return
     claim(config)
+    for line in slow_settings(config):
+        logger.warning("%s", line)
     run_on_cluster(config)
     logger.info("%s: complete; its weights are in %s", folder.root, folder.final)
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from launcher.abilities import missing_abilities
+from launcher.abilities import missing_abilities, slow_settings
 from launcher.config import fingerprint
 from launcher.engine import engine_profile, model_dtype
 from launcher.errors import ConfigError, RunStoppedError
@@ -191,6 +191,19 @@ def test_fp16_is_refused_where_the_cpu_cannot_compute_it(tmp_path: Path):
             "scale.use_gpu=true"
         ]
     assert lines(tmp_path, engine__precision="fp16", scale__use_gpu=True) == []
+
+
+def test_emulated_bf16_is_pointed_out(tmp_path: Path):
+    found = list(slow_settings(toy_config(tmp_path, engine__precision="bf16")))
+    if torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        assert found == []
+    else:
+        (line,) = found
+        assert line.startswith("engine.precision = bf16: ")
+        assert "engine.precision=fp32" in line
+    gpu = toy_config(tmp_path, engine__precision="bf16", scale__use_gpu=True)
+    assert list(slow_settings(gpu)) == []
+    assert list(slow_settings(toy_config(tmp_path, engine__precision="fp32"))) == []
 
 
 def test_a_model_that_cannot_be_built_is_refused(tmp_path: Path):
