@@ -14,25 +14,21 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
-
-from webdataset.writer import TarWriter
+from typing import NamedTuple
 
 from dataloaders.errors import DataError
 from dataloaders.index import (
     INDEX_NAME,
     DatasetIndex,
     ShardInfo,
-    describe_shard,
     read_index,
-    scan_tar,
     write_atomic,
-    write_entries,
     write_index,
 )
-from dataloaders.ingest import BadVideo, Clip, prepare_all, resolve
+from dataloaders.ingest import BadVideo, prepare_all, resolve
 from dataloaders.layout import check_minimum
 from dataloaders.manifest import Video
+from dataloaders.shard_writer import TarShardWriter
 
 logger = logging.getLogger(__name__)
 
@@ -135,7 +131,7 @@ def _write_shards(
     threads: int,
     progress: Callable[[int, int], None] | None,
 ) -> _Tally:
-    writer = _ShardWriter(out, shard_bytes)
+    writer = TarShardWriter(out, shard_bytes)
     bad: list[BadVideo] = []
     try:
         for done, clip in enumerate(prepare_all(rows, root, verify, threads), start=1):
@@ -221,59 +217,6 @@ def _clear(out: Path) -> None:
     for pattern in ("shard-*.tar", "shard-*.index.jsonl", "*.partial", QUARANTINE_NAME):
         for path in out.glob(pattern):
             path.unlink()
-
-
-class _ShardWriter:
-    """Writes clips into shards one after the other; a shard appears once it is whole."""
-
-    def __init__(self, out: Path, limit: int):
-        self._out = out
-        self._limit = limit
-        self._file: BinaryIO | None = None
-        self._tar: TarWriter | None = None
-        self._size = 0
-        self.shards: list[ShardInfo] = []
-
-    def add(self, clip: Clip) -> None:
-        if self._tar is not None and self._size + len(clip.data) > self._limit:
-            self.finish()
-        if self._tar is None:
-            self._file = self._partial.open("wb")
-            # Fixed time, owner and mode: the same input gives the same bytes. PAX adds a header
-            # only where a name or a size does not fit the plain one.
-            self._tar = TarWriter(self._file, encoder=False, mtime=0, format="PAX_FORMAT")
-        record = clip.record.model_dump_json(exclude_none=True).encode()
-        self._tar.write({"__key__": clip.key, clip.suffix: clip.data, "json": record})
-        self._size += len(clip.data)
-
-    def finish(self) -> None:
-        """Close the open shard, if there is one: index it and give it its name."""
-        if self._tar is None or self._file is None:
-            return
-        self._tar.close()
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        entries = scan_tar(self._partial)
-        shard = describe_shard(self._partial, self._name, entries)
-        write_entries(self._out / shard.entries_name, entries)
-        self._partial.replace(self._out / shard.name)
-        self.shards.append(shard)
-        self._tar, self._file, self._size = None, None, 0
-
-    def abandon(self) -> None:
-        """Close what an exception left open; its ``.partial`` file stays and is cleared later."""
-        if self._tar is not None and self._file is not None:
-            self._tar.close()
-            self._file.close()
-
-    @property
-    def _name(self) -> str:
-        return f"shard-{len(self.shards):06d}.tar"
-
-    @property
-    def _partial(self) -> Path:
-        return self._out / f"{self._name}.partial"
 
 
 def _write_quarantine(out: Path, bad: list[BadVideo]) -> None:

@@ -12,37 +12,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from launcher import commands
+from launcher import commands, data_commands
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="gcg", description="Train video QA that finds the moment")
     stages = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    stage = stages.add_parser("sample-data", help="make the sample corpus: clips and manifests")
-    stage.add_argument("folder", type=Path, metavar="DIR")
-    stage.add_argument("--seed", type=int, default=0)
-    stage.add_argument("--videos", type=int, default=200)
-    stage.add_argument("--questions-per-video", type=int, default=16)
-    stage.set_defaults(run=commands.sample_data)
-
-    stage = stages.add_parser("inspect", help="what a clip holds, and hashes of sampled frames")
-    stage.add_argument("video", type=Path, metavar="VIDEO")
-    stage.add_argument("--frames", type=int, default=32)
-    stage.add_argument("--json", action="store_true")
-    stage.set_defaults(run=commands.inspect)
-
-    stage = stages.add_parser("pack", help="write a manifest's clips into shards with an index")
-    stage.add_argument("manifests", type=Path, nargs="*", metavar="MANIFEST")
-    stage.add_argument("out", type=Path, metavar="OUT", help="with several manifests: OUT/<name>")
-    stage.add_argument("--format", choices=["wds"], default="wds")
-    stage.add_argument("--from", dest="source", choices=["manifest", "nextqa"], default="manifest")
-    stage.add_argument("--annotations", type=Path, metavar="CSV")
-    stage.add_argument("--videos", type=Path, metavar="DIR")
-    stage.add_argument("--shard-mb", type=float, default=256.0)
-    stage.add_argument("--min-shards", type=int, default=1, help="about 8 times data.streams")
-    stage.add_argument("--overwrite", action="store_true")
-    stage.set_defaults(run=commands.pack)
+    data_commands.add_to(stages)
 
     stage = stages.add_parser("label", help="find the frames each training question is about")
     stage.add_argument("data", type=Path, nargs="+", metavar="DATA", help="packed folders")
