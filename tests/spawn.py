@@ -1,4 +1,4 @@
-"""One gloo spawner for every test that needs several ranks."""
+"""One spawner for every test that needs ranks: gloo on the CPU, NCCL on GPUs."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ def run_ranks(
     *args: Any,
     timeout_s: float = 240,
     preloaded: bool = False,
+    on_gpu: bool = False,
 ) -> list[Any]:
     """Call ``function(*args)`` in ``world_size`` processes joined by gloo on the CPU.
 
@@ -34,6 +35,7 @@ def run_ranks(
         function: importable by name; may use ``torch.distributed``.
         preloaded: fork the ranks off one process that has imported the large libraries and done
             nothing else, seconds faster each; not for tests that measure a process's memory.
+        on_gpu: each on a GPU of its own, joined by NCCL.
 
     Returns:
         What it returned on each rank, by rank (pickled on the way).
@@ -47,7 +49,7 @@ def run_ranks(
             multiprocessing.set_forkserver_preload(PRELOADED)
         context: Any = start_processes(
             _rank_main,
-            (world_size, place, function, args),
+            (world_size, place, on_gpu, function, args),
             world_size,
             join=False,
             start_method="forkserver" if preloaded else "spawn",
@@ -62,14 +64,21 @@ def run_ranks(
 
 
 def _rank_main(
-    rank: int, world_size: int, place: str, function: Callable[..., Any], args: tuple[Any, ...]
+    rank: int,
+    world_size: int,
+    place: str,
+    on_gpu: bool,
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
 ) -> None:
-    os.environ.update(
-        DS_ACCELERATOR="cpu", RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size)
-    )
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size))
+    if on_gpu:
+        torch.cuda.set_device(rank)
+    else:
+        os.environ["DS_ACCELERATOR"] = "cpu"
     torch.set_num_threads(1)
     dist.init_process_group(
-        "gloo",
+        "nccl" if on_gpu else "gloo",
         init_method=f"file://{place}/store",
         rank=rank,
         world_size=world_size,
