@@ -162,7 +162,7 @@ class Loader:
             clip = self._fetcher.clip(visit.shard, visit.sample)
             if not isinstance(clip, BadSample):
                 video = clip.video
-                chosen = self._plan.questions(epoch, visit, len(video.questions))
+                chosen = self._plan.questions(visit, len(video.questions))
                 questions = [video.questions[i] for i in chosen]
                 labels = self._fetcher.labels(visit.shard, video, questions)
                 group = position // self._contrast_group

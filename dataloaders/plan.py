@@ -215,8 +215,13 @@ class Plan:
             )
         start = step * self.share
         return [
-            [self._visit(epoch, stream, start + i) for i in range(self.share)] for stream in streams
+            [self.visit(epoch, stream, start + i) for i in range(self.share)] for stream in streams
         ]
+
+    def visit(self, epoch: int, stream: int, position: int) -> Visit:
+        """The visit at a position, from 0, of a stream's epoch."""
+        block = self._block_at(epoch, stream, position)
+        return Visit(*block.visits[position - block.first].tolist(), epoch=epoch)
 
     def replacement(self, epoch: int, step: int, position: int, attempt: int) -> Visit:
         """The visit to make instead of one whose clip is bad.
@@ -233,12 +238,13 @@ class Plan:
             block = self._block_at(epoch, stream, step * self.share + offset)
             first, length = block.first, len(block.visits)
         draw = int63("replacement", self.seed, epoch, step, position, attempt)
-        return self._visit(epoch, stream, first + draw % length)
+        return self.visit(epoch, stream, first + draw % length)
 
-    def questions(self, epoch: int, visit: Visit, num_questions: int) -> list[int]:
+    def questions(self, visit: Visit, num_questions: int) -> list[int]:
         """Which of a video's questions the visit asks, rising. Chunks are balanced in size, and
         drawn anew each epoch."""
-        order = permutation(num_questions, "questions", self.seed, epoch, visit.shard, visit.sample)
+        key = ("questions", self.seed, visit.epoch, visit.shard, visit.sample)
+        order = permutation(num_questions, *key)
         chunks = np.array_split(order, num_chunks(num_questions, self.questions_per_visit))
         return sorted(chunks[visit.chunk].tolist())
 
@@ -255,8 +261,8 @@ class Plan:
         order = permutation(len(self._shard_visits), "shards", self.seed, epoch)
         order = order[self._shard_visits[order] > 0]
         visits = self._shard_visits[order]
-        # (load, stream) as one number, which sorts alike: with 100,000 shards a deal takes a quarter of
-        # the time that it takes with pairs.
+        # (load, stream) as one number, which sorts alike: with 100,000 shards a deal takes a
+        # quarter of the time that it takes with pairs.
         heap = list(range(self.num_streams))
         owners = np.empty(len(order), dtype=np.int64)
         for place in np.argsort(-visits, kind="stable").tolist():
@@ -270,10 +276,6 @@ class Plan:
         before = np.concatenate([[0], ends])[bounds[:-1]]
         ends -= np.repeat(before, np.diff(bounds))
         return _Epoch(order[by_stream], ends, bounds)
-
-    def _visit(self, epoch: int, stream: int, position: int) -> Visit:
-        block = self._block_at(epoch, stream, position)
-        return Visit(*block.visits[position - block.first].tolist())
 
     def _block_at(self, epoch: int, stream: int, position: int) -> _Block:
         shards, ends = self._epoch(epoch).of(stream)

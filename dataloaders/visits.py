@@ -9,11 +9,13 @@ import numpy as np
 
 
 class Visit(NamedTuple):
-    """Chunk ``chunk`` of the questions of sample ``sample`` of shard ``shard``; all from 0."""
+    """Chunk ``chunk`` of the questions of sample ``sample`` of shard ``shard``, in pass ``epoch``
+    over the data set, which says how its questions are cut; all from 0."""
 
     shard: int
     sample: int
     chunk: int
+    epoch: int = 0
 
 
 def num_chunks(num_questions: int, questions_per_visit: int) -> int:

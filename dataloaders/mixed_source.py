@@ -1,0 +1,66 @@
+"""Several packed data sets as one source: their shards, numbered through."""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+import json
+from collections.abc import Sequence
+
+from dataloaders.index import SampleEntry, ShardInfo
+from dataloaders.manifest import Video
+from dataloaders.source import Sample, Source
+
+
+class MixedSource:
+    """The parts one after another, in the order given. It owns them: closing it closes them.
+
+    The same video may be in several parts; it is then as many samples.
+    """
+
+    def __init__(self, parts: Sequence[Source]):
+        self.parts = tuple(parts)
+        self._shards = [shard for part in parts for shard in part.shards]
+        counts = [len(part.shards) for part in parts]
+        self.first = [sum(counts[:i]) for i in range(len(counts))]
+        text = json.dumps([part.fingerprint for part in parts])
+        self._fingerprint = hashlib.sha256(text.encode()).hexdigest()[:32]
+
+    @property
+    def name(self) -> str:
+        return " + ".join(part.name for part in self.parts)
+
+    @property
+    def shards(self) -> Sequence[ShardInfo]:
+        return self._shards
+
+    @property
+    def fingerprint(self) -> str:
+        return self._fingerprint
+
+    def locate(self, shard: int) -> tuple[int, int]:
+        """The part a shard is of, and its number there."""
+        part = bisect.bisect_right(self.first, shard) - 1
+        return part, shard - self.first[part]
+
+    def entries(self, shard: int) -> Sequence[SampleEntry]:
+        part, own = self.locate(shard)
+        return self.parts[part].entries(own)
+
+    def read(self, shard: int, entry: SampleEntry) -> Sample:
+        part, own = self.locate(shard)
+        return self.parts[part].read(own, entry)
+
+    def read_record(self, shard: int, entry: SampleEntry) -> Video:
+        part, own = self.locate(shard)
+        return self.parts[part].read_record(own, entry)
+
+    def close(self) -> None:
+        for part in self.parts:
+            part.close()
+
+    def __enter__(self) -> MixedSource:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,256 @@
+"""Several data sets in one run: which set each visit of a global batch comes from, and which visit.
+
+Every set has a plan of its own over the same C streams. In an epoch stream c makes ``quotas[i]``
+visits of set i, the same number in every stream, spread evenly: the n-th visit of a stream is of
+set 0 wherever ``floor((n·q + f) / T)`` steps up, f being drawn from (seed, epoch, stream); what is
+left over goes to set 1 in the same way, and so on. So how many visits of each set came before any
+position is a matter of arithmetic, and resuming costs the same at every step. A set's own passes
+run on from epoch to epoch: what it has left over in one is made first in the next.
+
+W = world size, C = streams, G = global batch, T = visits of a stream in an epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from dataloaders.errors import DataError
+from dataloaders.layout import check_layout, check_minimum
+from dataloaders.plan import Plan
+from dataloaders.seeds import int63
+from dataloaders.source import Source
+from dataloaders.visits import Visit
+
+
+class SetRule(NamedTuple):
+    """How much of one data set goes into an epoch: passes over it, or a weight among the sets."""
+
+    name: str
+    repeat: float | None = None
+    weight: float | None = None
+
+
+class _Draw(NamedTuple):
+    """The ``number``-th visit of set ``part`` in a stream, counted over the whole run."""
+
+    part: int
+    number: int
+
+
+class MixturePlan:
+    """The order of a run over several data sets; answers what :class:`Plan` answers.
+
+    Shards are numbered through: set i's begin after those of the sets before it.
+
+    Args:
+        plans: one a set, each with a global batch of C: one visit a stream.
+        shard_counts: shards of each set.
+        rules: all with ``repeat``, passes over the set in an epoch, or all with ``weight``, shares
+            of an epoch that is as long as all sets together.
+        seed, num_streams, global_batch: of the run, as for :class:`Plan`.
+
+    Raises:
+        DataError: rules that do not go together, or too few visits for a global batch.
+    """
+
+    def __init__(
+        self,
+        plans: Sequence[Plan],
+        shard_counts: Sequence[int],
+        rules: Sequence[SetRule],
+        *,
+        seed: int,
+        num_streams: int,
+        global_batch: int,
+    ):
+        assert len(plans) == len(shard_counts) == len(rules)
+        assert all(plan.global_batch == plan.num_streams == num_streams for plan in plans)
+        check_layout(num_streams=num_streams, global_batch=global_batch)
+        self.seed = seed
+        self.num_streams = num_streams
+        self.global_batch = global_batch
+        self._plans = tuple(plans)
+        self._first = [sum(shard_counts[:i]) for i in range(len(plans))]
+        # The same in every epoch: see Plan.steps_per_epoch.
+        self._passes = [plan.steps_per_epoch(0) for plan in plans]
+        wanted = _quotas(rules, self._passes)
+        self._steps = sum(wanted) // self.share
+        if self._steps == 0:
+            raise DataError(
+                f"data.global_batch: {global_batch}: takes {self.share} visits from each of "
+                f"{num_streams} streams, the mixture has {sum(wanted)}; use a smaller global "
+                "batch, or repeat the sets more often"
+            )
+        self.quotas = _trim(wanted, self._steps * self.share)
+        self._asked = [
+            plan.total_visits * quota / passes
+            for plan, quota, passes in zip(plans, wanted, self._passes, strict=True)
+        ]
+
+    @classmethod
+    def for_sources(
+        cls,
+        sources: Sequence[Source],
+        rules: Sequence[SetRule],
+        *,
+        seed: int,
+        num_streams: int,
+        global_batch: int,
+        questions_per_visit: int,
+        block_shards: int = 4,
+    ) -> MixturePlan:
+        """The plan over packed data sets; a set's own order depends on its place in the list."""
+        check_minimum("data.seed", seed, 0)
+        plans = []
+        for number, (source, rule) in enumerate(zip(sources, rules, strict=True)):
+            try:
+                plan = Plan.for_source(
+                    source,
+                    seed=int63("set", seed, number),
+                    num_streams=num_streams,
+                    global_batch=num_streams,
+                    questions_per_visit=questions_per_visit,
+                    block_shards=block_shards,
+                )
+            except DataError as error:
+                raise DataError(f"{rule.name}: {error}") from None
+            plans.append(plan)
+        counts = [len(source.shards) for source in sources]
+        return cls(
+            plans, counts, rules, seed=seed, num_streams=num_streams, global_batch=global_batch
+        )
+
+    @property
+    def share(self) -> int:
+        """G/C: the visits each stream gives to a global batch."""
+        return self.global_batch // self.num_streams
+
+    @property
+    def total_visits(self) -> int:
+        """Of an epoch, with what it leaves over."""
+        return round(sum(self._asked))
+
+    def steps_per_epoch(self, epoch: int) -> int:
+        """How many whole global batches the epoch has, at least 1; the same for every epoch."""
+        return self._steps
+
+    def leftover(self, epoch: int) -> int:
+        """How many visits an epoch is short of what the rules ask for; the next goes on there."""
+        return max(0, self.total_visits - self._steps * self.global_batch)
+
+    def parameters(self) -> dict[str, Any]:
+        """All that the order depends on besides the data; a checkpoint compares them."""
+        own = {"seed": self.seed, "streams": self.num_streams, "global_batch": self.global_batch}
+        shared = self._plans[0].parameters()
+        return {**shared, **own, "mixture": list(self.quotas)}
+
+    def stream_shards(self, epoch: int) -> tuple[tuple[int, ...], ...]:
+        """The shards that each stream reads in the epoch, set by set; each set's in its order."""
+        streams: list[list[int]] = [[] for _ in range(self.num_streams)]
+        for part, plan in enumerate(self._plans):
+            quota, passes = self.quotas[part], self._passes[part]
+            if not quota:
+                continue
+            begin, end = epoch * quota, (epoch + 1) * quota - 1
+            for number in range(begin // passes, end // passes + 1):
+                for stream, shards in enumerate(plan.stream_shards(number)):
+                    streams[stream] += [self._first[part] + shard for shard in shards]
+        return tuple(tuple(dict.fromkeys(shards)) for shards in streams)
+
+    def advance(self, epoch: int, step: int) -> tuple[int, int]:
+        """The position after (epoch, step)."""
+        step += 1
+        return (epoch, step) if step < self._steps else (epoch + 1, 0)
+
+    def streams_of(self, rank: int, world_size: int) -> range:
+        """The streams a rank serves; errors as :meth:`Plan.streams_of`."""
+        return self._plans[0].streams_of(rank, world_size)
+
+    def visits(self, epoch: int, step: int, rank: int, world_size: int) -> list[list[Visit]]:
+        """A rank's part of a global batch: for each of its streams, in rising order, G/C visits.
+
+        Raises:
+            DataError: the world size does not fit, or the epoch has no such step.
+        """
+        streams = self.streams_of(rank, world_size)
+        if not 0 <= step < self._steps:
+            raise DataError(f"step: {step}: epoch {epoch} has steps 0..{self._steps - 1}")
+        start = step * self.share
+        return [
+            [self._visit(epoch, stream, start + i) for i in range(self.share)] for stream in streams
+        ]
+
+    def replacement(self, epoch: int, step: int, position: int, attempt: int) -> Visit:
+        """The visit to make instead of a bad one: of the same set, as :meth:`Plan.replacement`."""
+        stream, offset = divmod(position, self.share)
+        draw = self._draw(epoch, stream, step * self.share + offset)
+        pass_number, place = divmod(draw.number, self._passes[draw.part])
+        visit = self._plans[draw.part].replacement(pass_number, place, stream, attempt)
+        return visit._replace(shard=visit.shard + self._first[draw.part])
+
+    def questions(self, visit: Visit, num_questions: int) -> list[int]:
+        """Which of a video's questions the visit asks, rising."""
+        part = self.part_of(visit.shard)
+        own = visit._replace(shard=visit.shard - self._first[part])
+        return self._plans[part].questions(own, num_questions)
+
+    def part_of(self, shard: int) -> int:
+        """The set that a shard belongs to."""
+        return max(i for i, first in enumerate(self._first) if first <= shard)
+
+    def _visit(self, epoch: int, stream: int, slot: int) -> Visit:
+        draw = self._draw(epoch, stream, slot)
+        pass_number, place = divmod(draw.number, self._passes[draw.part])
+        visit = self._plans[draw.part].visit(pass_number, stream, place)
+        return visit._replace(shard=visit.shard + self._first[draw.part])
+
+    def _draw(self, epoch: int, stream: int, slot: int) -> _Draw:
+        """Which visit of which set a stream makes at a slot, 0..T-1, of an epoch."""
+        total = sum(self.quotas)
+        for part, quota in enumerate(self.quotas):
+            phase = int63("mixture", self.seed, epoch, stream, part) % total
+            before = (slot * quota + phase) // total
+            if ((slot + 1) * quota + phase) // total > before:
+                return _Draw(part, epoch * quota + before)
+            slot -= before
+            total -= quota
+        raise AssertionError("the last set with a quota takes every slot")
+
+
+def _quotas(rules: Sequence[SetRule], passes: Sequence[int]) -> list[int]:
+    """Visits of each set that a stream makes in an epoch, before whole global batches are cut."""
+    for rule in rules:
+        for name, value in (("repeat", rule.repeat), ("weight", rule.weight)):
+            if value is not None and not value > 0:
+                raise DataError(f"data.train: {rule.name}: {name}: {value}: must be above 0")
+    if all(rule.weight is None for rule in rules):
+        return [
+            max(1, int((rule.repeat or 1) * each)) for rule, each in zip(rules, passes, strict=True)
+        ]
+    if any(rule.weight is None or rule.repeat is not None for rule in rules):
+        raise DataError(
+            "data.train: weight: some sets have a weight and some a repeat; give every set a "
+            "weight, or none"
+        )
+    weights = [float(rule.weight or 0) for rule in rules]
+    return _shares(sum(passes), weights)
+
+
+def _shares(total: int, weights: Sequence[float]) -> list[int]:
+    """Whole numbers that sum to ``total``, in proportion, by largest remainder; at least 1 each."""
+    exact = [max(1.0, total * weight / sum(weights)) for weight in weights]
+    shares = [int(value) for value in exact]
+    order = sorted(range(len(shares)), key=lambda i: (shares[i] - exact[i], i))
+    for i in order[: max(0, total - sum(shares))]:
+        shares[i] += 1
+    return shares
+
+
+def _trim(quotas: Sequence[int], total: int) -> tuple[int, ...]:
+    """``quotas`` made to sum to ``total``, which is less by under one step: the largest give."""
+    trimmed = list(quotas)
+    for _ in range(sum(quotas) - total):
+        largest = max(range(len(trimmed)), key=lambda i: (trimmed[i], -i))
+        trimmed[largest] -= 1
+    return tuple(trimmed)
