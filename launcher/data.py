@@ -96,6 +96,7 @@ def build_loader(
             max_consecutive=data.max_consecutive_bad,
         ),
         decode_threads=data.decode_threads,
+        decode_timeout_s=data.decode_timeout_s,
         prefetch_steps=data.prefetch_steps,
     )
     return source, loader

@@ -92,6 +92,7 @@ def _loader(
         limit=limit,
         equal_steps=_in_lockstep(config, world_size),
         decode_threads=config.data.decode_threads,
+        decode_timeout_s=config.data.decode_timeout_s,
     )
 
 
