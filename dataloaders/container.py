@@ -17,6 +17,7 @@ import numpy as np
 from dataloaders.bitstream import Unprovable
 from dataloaders.errors import DataError
 from dataloaders.packet_index import PacketIndex, codec_name, packet_index
+from dataloaders.time_limit import end_if_given_up
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -61,9 +62,9 @@ def open_clip(data: bytes, name: str = "") -> Iterator[tuple[InputContainer, Vid
         raise DataError(
             f"{name or 'clip'}: 0 bytes: a clip must hold a video; fetch it again or remove it"
         )
-    file = io.BytesIO(data)
+    file = _ClipFile(data)
     if name:
-        file.name = name  # type: ignore[attr-defined]
+        file.name = name
     try:
         container = av.open(file, "r", metadata_errors="ignore")
     except (av.error.FFmpegError, ValueError, OSError) as error:
@@ -80,6 +81,16 @@ def open_clip(data: bytes, name: str = "") -> Iterator[tuple[InputContainer, Vid
                 f"{name or 'clip'}: its codec has no decoder here: re-encode the clip to H.264"
             )
         yield container, stream
+
+
+class _ClipFile(io.BytesIO):
+    """A clip's bytes with a name; a demuxer whose work was given up gets no more of them."""
+
+    name: str
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        end_if_given_up()
+        return super().read(size)
 
 
 def decode_strictly(codec: VideoCodecContext) -> None:
@@ -150,6 +161,7 @@ def _walk(
     the recycled buffer held before, so frames kept alive would change the picture."""
     looks, duration = None, 0
     for frame in container.decode(stream):
+        end_if_given_up()
         if strict and frame.is_corrupt:
             raise Unprovable("a frame is marked corrupt")
         if visit is not None:

@@ -26,6 +26,7 @@ from dataloaders.container import (
 )
 from dataloaders.errors import DataError
 from dataloaders.packet_index import PacketIndex, packet_index
+from dataloaders.time_limit import end_if_given_up
 
 if TYPE_CHECKING:
     from av.video.codeccontext import VideoCodecContext
@@ -144,6 +145,7 @@ def _decode_pruned(
         expected = sorted(index.packets[n].pts or 0 for n in run if index.is_presented(n))
         came: list[int | None] = []
         for packet in [*(index.packets[n] for n in run), None]:
+            end_if_given_up()
             for frame in codec.decode(packet):
                 if frame.is_corrupt:
                     raise Unprovable("a frame is marked corrupt")

@@ -20,6 +20,7 @@ from dataloaders.manifest import Question, Video
 from dataloaders.prefetch import Job, Prefetcher
 from dataloaders.quarantine import BadSample
 from dataloaders.source import Source
+from dataloaders.time_limit import DECODE_TIMEOUT_S
 from dataloaders.visits import Visit, num_chunks, visits_of_shard
 
 
@@ -60,7 +61,7 @@ class EvalLoader:
         limit: only the data set's first so many visits.
         equal_steps: yield as many times on every rank, None where this rank has nothing left or
             only bad clips: for models that synchronise in every forward pass (ZeRO-3).
-        decode_threads, prefetch_steps: as in ``Loader``.
+        decode_threads, decode_timeout_s, prefetch_steps: as in ``Loader``.
 
     ``skipped`` lists the questions of bad clips met in the current or last pass.
 
@@ -84,6 +85,7 @@ class EvalLoader:
         limit: int | None = None,
         equal_steps: bool = False,
         decode_threads: int = 4,
+        decode_timeout_s: float = DECODE_TIMEOUT_S,
         prefetch_steps: int = 2,
     ):
         check_minimum("data.questions_per_visit", questions_per_visit, 1)
@@ -95,7 +97,9 @@ class EvalLoader:
             raise DataError(f"rank: {rank}: not in 0..{world_size - 1}")
         self._source = source
         self._collate = collate
-        self._fetcher = Fetcher(source, labels, num_frames, decoder)
+        self._fetcher = Fetcher(
+            source, labels, num_frames, decoder, decode_timeout_s=decode_timeout_s
+        )
         self._questions_per_visit = questions_per_visit
         self._micro_batch = micro_batch
         self._equal_steps = equal_steps
@@ -129,6 +133,7 @@ class EvalLoader:
                     yield batch
         finally:
             batches.close()
+            self._fetcher.close()
 
     def _jobs(self) -> Iterator[Job[Batch | None]]:
         for start in range(0, len(self) * self._micro_batch, self._micro_batch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -11,11 +12,18 @@ from torch import Tensor
 from dataloaders.decode import decode_frames
 from dataloaders.errors import DataError
 from dataloaders.frames import uniform_indices
+from dataloaders.index import SampleEntry
 from dataloaders.labels import Label, LabelSet
 from dataloaders.layout import check_minimum
 from dataloaders.manifest import Question, Video
 from dataloaders.quarantine import BadSample
 from dataloaders.source import Source
+from dataloaders.time_limit import (
+    DECODE_TIMEOUT_S,
+    TimeLimit,
+    TimeLimitError,
+    TooManyStuckError,
+)
 from dataloaders.transform import preprocess
 
 
@@ -68,14 +76,24 @@ class Clip(NamedTuple):
 
 
 class Fetcher:
-    """Reads and decodes samples, and finds their labels.
+    """Reads and decodes samples, and finds their labels. Close it to end its threads.
+
+    Args:
+        decode_timeout_s: a clip that decodes for longer is a bad sample, also at every later visit:
+            it is not tried again. 0: no limit.
 
     Raises:
         DataError: the labels were made for other data or another number of frames.
     """
 
     def __init__(
-        self, source: Source, labels: LabelSet | None, num_frames: int, decoder: ClipDecoder
+        self,
+        source: Source,
+        labels: LabelSet | None,
+        num_frames: int,
+        decoder: ClipDecoder,
+        *,
+        decode_timeout_s: float = DECODE_TIMEOUT_S,
     ):
         check_minimum("data.num_frames", num_frames, 1)
         if labels is not None:
@@ -84,28 +102,53 @@ class Fetcher:
         self._labels = labels
         self._num_frames = num_frames
         self._decoder = decoder
+        self._limit = TimeLimit(decode_timeout_s)
+        self._hung: dict[tuple[int, int], str] = {}
 
     def clip(self, shard: int, number: int) -> Clip | BadSample:
         """One sample, or why there is none. Which index entry it has must be readable: an index
-        that is not is the data set's fault, not the clip's, and is raised."""
+        that is not is the data set's fault, not the clip's, and is raised.
+
+        Raises:
+            TooManyStuckError: so many decodes hang that the process cannot go on.
+            DataError: the index is damaged.
+        """
         entry = self._source.entries(shard)[number]
+        hung = self._hung.get((shard, number))
+        if hung is not None:
+            return self._bad(shard, entry, hung)
         try:
             sample = self._source.read(shard, entry)
-            frames = self._decoder(
+            work = partial(
+                self._decoder,
                 sample.video_bytes,
                 uniform_indices(entry.frame_count, self._num_frames),
                 frame_count=entry.frame_count,
                 name=entry.video.name,
             )
-            return Clip(sample.record, frames)
-        except MemoryError:
+            return Clip(sample.record, self._limit.run(work, entry.video.name))
+        except (MemoryError, TooManyStuckError):
             raise
+        except TimeLimitError as error:
+            reason = self._hung[shard, number] = str(error)
         except DataError as error:
             reason = str(error)
         except Exception as error:  # a clip can break a decoder in any way
             reason = f"{type(error).__name__}: {error}"
+        return self._bad(shard, entry, reason)
+
+    def _bad(self, shard: int, entry: SampleEntry, reason: str) -> BadSample:
         name = self._source.shards[shard].name
         return BadSample(self._source.name, name, entry.key, " ".join(reason.split()))
+
+    @property
+    def timeouts(self) -> int:
+        """Clips that were given up because decoding took too long."""
+        return self._limit.timeouts
+
+    def close(self) -> None:
+        """End the threads that wait for work; a later clip starts new ones."""
+        self._limit.close()
 
     def labels(self, shard: int, video: Video, questions: list[Question]) -> list[Label] | None:
         """The questions' labels; None without a label set.

@@ -17,6 +17,7 @@ from dataloaders.plan import Plan
 from dataloaders.prefetch import Job, Prefetcher
 from dataloaders.quarantine import BadSample, Quarantine
 from dataloaders.source import Source
+from dataloaders.time_limit import DECODE_TIMEOUT_S
 from dataloaders.visits import Visit
 
 logger = logging.getLogger(__name__)
@@ -61,6 +62,7 @@ class Loader:
         labels: pseudo-labels; every question needs one.
         quarantine: policy for bad samples; by default the default budget and no file.
         decode_threads: clips decoded at a time.
+        decode_timeout_s: a clip that decodes for longer is a bad sample; 0: no limit.
         prefetch_steps: steps held ready at most, which bounds the memory.
 
     The position moves when a step is handed over, never on prefetch: ``state_dict`` taken after
@@ -87,6 +89,7 @@ class Loader:
         labels: LabelSet | None = None,
         quarantine: Quarantine | None = None,
         decode_threads: int = 4,
+        decode_timeout_s: float = DECODE_TIMEOUT_S,
         prefetch_steps: int = 2,
     ):
         check_layout(
@@ -102,7 +105,9 @@ class Loader:
         self._source = source
         self._plan = plan
         self._collate = collate
-        self._fetcher = Fetcher(source, labels, num_frames, decoder)
+        self._fetcher = Fetcher(
+            source, labels, num_frames, decoder, decode_timeout_s=decode_timeout_s
+        )
         self._num_frames = num_frames
         self._rank = rank
         self._world_size = world_size
@@ -126,6 +131,10 @@ class Loader:
     def position(self) -> tuple[int, int]:
         """(epoch, step) of the step that is handed over next."""
         return self._position
+
+    def counters(self) -> dict[str, int]:
+        """The quarantine's, and ``timeouts``: clips given up since decoding took too long."""
+        return {**self.quarantine.counters(), "timeouts": self._fetcher.timeouts}
 
     @property
     def plan(self) -> Plan:
@@ -260,6 +269,7 @@ class Loader:
         if self._prefetcher is not None:
             self._prefetcher.close()
             self._prefetcher = None
+        self._fetcher.close()
 
     def __enter__(self) -> Loader:
         return self

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from dataloaders.bad_questions import BadQuestion, BadQuestions
 from dataloaders.errors import DataError
 
 _FROZEN = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -93,23 +96,31 @@ class Video(BaseModel):
 def describe(error: ValidationError) -> str:
     """The first fault of a row on one line, as ``field: value: rule``, and how many there are."""
     faults = error.errors(include_url=False)
-    first = faults[0]
-    field = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in first["loc"]).lstrip(".")
-    rule = first["msg"].removeprefix("Value error, ").replace("\n", " ")
-    if first["type"] in ("missing", "json_invalid", "value_error"):
-        text = f"{field}: {rule}" if field else rule
-    else:
-        value = repr(first["input"]).replace("\n", " ")
-        text = f"{field}: {value if len(value) <= 60 else value[:57] + '...'}: {rule}"
+    text = _fault_text(faults[0])
     return text if len(faults) == 1 else f"{text} (and {len(faults) - 1} more in this row)"
 
 
-def read_manifest(path: str | os.PathLike[str]) -> Iterator[Video]:
+def _fault_text(first: Mapping[str, Any]) -> str:
+    field = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in first["loc"]).lstrip(".")
+    rule = first["msg"].removeprefix("Value error, ").replace("\n", " ")
+    if first["type"] in ("missing", "json_invalid", "value_error"):
+        return f"{field}: {rule}" if field else rule
+    value = repr(first["input"]).replace("\n", " ")
+    return f"{field}: {value if len(value) <= 60 else value[:57] + '...'}: {rule}"
+
+
+def read_manifest(path: str | os.PathLike[str], bad: BadQuestions | None = None) -> Iterator[Video]:
     """Yield the videos of a manifest in file order; empty lines are skipped.
 
+    Args:
+        bad: takes the questions that break a rule (no answer, an ``answer_index`` that is none of
+            the options'), and the row goes on without them; a video that has no other is left out.
+            None: such a question is an error.
+
     Raises:
-        DataError: no such file, no row at all, a row that breaks a rule, or a video id that
-            occurs twice. The message starts with ``file:line``.
+        DataError: no such file, no row at all, a row that breaks a rule elsewhere, a video id that
+            occurs twice, or more bad questions than ``bad`` allows. The message starts with the
+            file, and its line where there is one.
     """
     path = Path(path)
     try:
@@ -117,12 +128,16 @@ def read_manifest(path: str | os.PathLike[str]) -> Iterator[Video]:
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); give a manifest") from None
     first_line: dict[str, int] = {}
+    num_questions = 0
     with lines:
         try:
             for number, line in enumerate(lines, start=1):
                 if line.isspace():
                     continue
-                video = _parse(line, f"{path}:{number}")
+                video, num_asked = _parse(line, f"{path}:{number}", bad)
+                num_questions += num_asked
+                if video is None:
+                    continue
                 if video.id in first_line:
                     raise DataError(
                         f"{path}:{number}: id: {video.id!r} is already on line "
@@ -133,15 +148,43 @@ def read_manifest(path: str | os.PathLike[str]) -> Iterator[Video]:
                 yield video
         except UnicodeDecodeError as error:
             raise DataError(f"{path}: not UTF-8 at byte {error.start}; {_REMEDY}") from None
+    if bad is not None:
+        bad.check(path, num_questions)
     if not first_line:
         raise DataError(f"{path}: has no rows; a manifest needs at least one video; {_REMEDY}")
 
 
-def _parse(line: str, where: str) -> Video:
+def _parse(line: str, where: str, bad: BadQuestions | None) -> tuple[Video | None, int]:
+    """The row, and how many questions it lists; None where every one of them is bad."""
     try:
-        return Video.model_validate_json(line)
+        video = Video.model_validate_json(line)
+        return video, len(video.questions)
     except ValidationError as error:
-        raise DataError(f"{where}: {describe(error)}; {_REMEDY}") from None
+        faults = _question_faults(error)
+        if bad is None or not faults:
+            raise DataError(f"{where}: {describe(error)}; {_REMEDY}") from None
+    row = json.loads(line)
+    questions = row["questions"]
+    for number, reason in faults.items():
+        question = questions[number]
+        name = question.get("id") if isinstance(question, dict) else None
+        bad.add(BadQuestion(where, str(row.get("id")), str(name or f"#{number}"), reason))
+    row["questions"] = [q for number, q in enumerate(questions) if number not in faults]
+    if not row["questions"]:
+        return None, len(questions)
+    return _parse(json.dumps(row), where, None)[0], len(questions)
+
+
+def _question_faults(error: ValidationError) -> dict[int, str]:
+    """What is wrong with which question, by its place; empty if other fields have faults too."""
+    found: dict[int, str] = {}
+    for fault in error.errors(include_url=False):
+        match fault["loc"]:
+            case ("questions", int(number), *_):
+                found.setdefault(number, _fault_text(fault))
+            case _:
+                return {}
+    return found
 
 
 def write_manifest(path: str | os.PathLike[str], videos: Iterable[Video]) -> int:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
+from dataloaders.bad_questions import BadQuestion, BadQuestions
 from dataloaders.errors import DataError
 from dataloaders.manifest import Question, Video, describe
 
@@ -38,6 +39,7 @@ def read_nextqa(
     split: str | None = None,
     mapping: str | os.PathLike[str] | None = None,
     grounding: str | os.PathLike[str] | None = None,
+    bad: BadQuestions | None = None,
 ) -> tuple[list[Video], list[str]]:
     """Join annotations with the video files that are there.
 
@@ -51,6 +53,8 @@ def read_nextqa(
         mapping: JSON ``{video: "0101/2909445186"}``; by default ``map_vid_vidorID.json`` beside
             the CSV or in ``videos_dir``, if it is there.
         grounding: NExT-GQA's ``gsub_*.json`` with gold spans.
+        bad: takes the questions without a usable answer, which are left out, and a video with them
+            if it has no other; None: such a question is an error.
 
     Returns:
         The videos in order of first mention, with absolute paths, and the ids of those whose file
@@ -77,7 +81,11 @@ def read_nextqa(
             missing.append(video_id)
             continue
         gold = spans.get(video_id, {}).get("location", {})
-        videos.append(_video(annotations, video_id, path, members, by_index, split, gold))
+        questions = _questions(annotations, members, by_index, split, gold, bad)
+        if questions:
+            videos.append(_video(annotations, video_id, path, members, questions))
+    if bad is not None:
+        bad.check(annotations, len(rows))
     if missing:
         logger.warning(
             "%s: %d of %d videos are not under %s (first: %s)",
@@ -126,7 +134,8 @@ def _options(cells: Mapping[str, str]) -> list[str] | None:
 
 def _answers_are_indices(rows: list[_Row]) -> bool:
     # Decided for the whole file: a single "2" may well be the text of a counting answer.
-    return all(row.cells["answer"].isdecimal() for row in rows)
+    answers = [row.cells["answer"] for row in rows if row.cells["answer"]]
+    return bool(answers) and all(answer.isdecimal() for answer in answers)
 
 
 def _load_mapping(
@@ -174,24 +183,34 @@ class _FileFinder:
         return next((path.absolute() for path in candidates if path.is_file()), None)
 
 
-def _video(
+def _questions(
     annotations: Path,
-    video_id: str,
-    path: Path,
     rows: list[_Row],
     by_index: bool,
     split: str | None,
     gold: Mapping[str, Any],
-) -> Video:
+    bad: BadQuestions | None,
+) -> list[Question]:
     uses: Counter[str] = Counter()
     questions = []
     for line, cells in rows:
+        place = f"{annotations}:{line}"
         try:
             questions.append(_question(cells, by_index, split, gold.get(cells["qid"]), uses))
+            continue
         except ValidationError as error:
-            raise DataError(f"{annotations}:{line}: {describe(error)}; correct the row") from None
+            reason = describe(error)
         except ValueError as error:
-            raise DataError(f"{annotations}:{line}: {error}; correct the row") from None
+            reason = str(error)
+        if bad is None:
+            raise DataError(f"{place}: {reason}; correct the row")
+        bad.add(BadQuestion(place, cells["video"], cells["qid"], reason))
+    return questions
+
+
+def _video(
+    annotations: Path, video_id: str, path: Path, rows: list[_Row], questions: list[Question]
+) -> Video:
     first = rows[0].cells
     try:
         return Video(
@@ -211,6 +230,8 @@ def _question(
 ) -> Question:
     options = _options(cells)
     answer, index = cells["answer"], None
+    if not answer:
+        raise ValueError("answer: empty; every question needs one")
     if options is not None:
         if by_index:
             index = int(answer)

@@ -8,10 +8,14 @@ from dataloaders.source import Source
 from dataloaders.tar_source import TarSource
 
 
-def open_source(place: str | os.PathLike[str]) -> Source:
+def open_source(place: str | os.PathLike[str], *, max_lost_share: float = 0.0) -> Source:
     """Open a packed data set for reading. Close it, or use it as a context manager.
 
+    Args:
+        max_lost_share: the share of samples, 0..1, that may lie in missing or damaged shards:
+            reading them fails one by one.
+
     Raises:
-        DataError: there is none, or it is not whole.
+        DataError: there is none, or more of it is lost.
     """
-    return TarSource(place)
+    return TarSource(place, max_lost_share=max_lost_share)

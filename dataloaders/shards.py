@@ -10,29 +10,29 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from dataloaders.bad_questions import BadQuestion
 from dataloaders.errors import DataError
 from dataloaders.index import (
     INDEX_NAME,
     DatasetIndex,
     ShardInfo,
     read_index,
-    write_atomic,
     write_index,
 )
 from dataloaders.ingest import BadVideo, prepare_all, resolve
 from dataloaders.layout import check_minimum
+from dataloaders.left_out import QUARANTINE_NAME, read_quarantine, write_quarantine
 from dataloaders.manifest import Video
 from dataloaders.shard_writer import TarShardWriter
 
 logger = logging.getLogger(__name__)
 
-QUARANTINE_NAME = "quarantine.jsonl"
 _PACK_VERSION = 1
 _SAMPLED_BYTES = 1 << 16
 
@@ -44,6 +44,7 @@ class PackReport:
     folder: Path
     shards: tuple[ShardInfo, ...]
     bad: tuple[BadVideo, ...] = ()
+    bad_questions: tuple[BadQuestion, ...] = ()
     reused: bool = False
     fingerprint: str = ""
 
@@ -71,6 +72,7 @@ def pack(
     verify: bool = True,
     overwrite: bool = False,
     threads: int = 4,
+    bad_questions: Sequence[BadQuestion] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> PackReport:
     """Write ``shard-000000.tar``, ... , their indexes, ``quarantine.jsonl`` and ``index.json``.
@@ -87,6 +89,7 @@ def pack(
             faster, and leaves damage between them to be met in training.
         overwrite: replace a folder that holds something else.
         threads: clips read and tested at a time.
+        bad_questions: what was left out when the rows were read, to be listed with the rest.
         progress: called with (videos done, videos in all).
 
     Returns:
@@ -106,7 +109,7 @@ def pack(
             return done
     _clear(out)
     tally = _write_shards(rows, out, root, shard_bytes, verify, threads, progress)
-    _write_quarantine(out, tally.bad)
+    write_quarantine(out, tally.bad, bad_questions)
     if not tally.shards:
         first = tally.bad[0]
         raise DataError(
@@ -114,7 +117,9 @@ def pack(
             f"{first.reason}); see {out / QUARANTINE_NAME}"
         )
     write_index(out, DatasetIndex(tuple(tally.shards), fingerprint))
-    report = PackReport(out, tuple(tally.shards), tuple(tally.bad), False, fingerprint)
+    report = PackReport(
+        out, tuple(tally.shards), tuple(tally.bad), tuple(bad_questions), False, fingerprint
+    )
     logger.info(
         "%s: packed %d videos with %d questions into %d shards, %d left out",
         out, report.num_samples, report.num_questions, len(report.shards), len(report.bad),
@@ -199,7 +204,7 @@ def _reuse(out: Path, fingerprint: str, overwrite: bool) -> PackReport | None:
         index, whole = None, False
     if index is not None and index.input_fingerprint == fingerprint:
         if whole:
-            return PackReport(out, index.shards, _read_quarantine(out), True, fingerprint)
+            return PackReport(out, index.shards, *read_quarantine(out), True, fingerprint)
         logger.warning("%s: shards are missing or damaged: packing again", out)
         return None
     if not overwrite:
@@ -217,23 +222,3 @@ def _clear(out: Path) -> None:
     for pattern in ("shard-*.tar", "shard-*.index.jsonl", "*.partial", QUARANTINE_NAME):
         for path in out.glob(pattern):
             path.unlink()
-
-
-def _write_quarantine(out: Path, bad: list[BadVideo]) -> None:
-    rows = (
-        {"data": str(out), "stage": "pack", "shard": None, "key": b.key, "path": b.path,
-         "reason": b.reason, "num_questions": b.num_questions}
-        for b in bad
-    )  # fmt: skip
-    write_atomic(out / QUARANTINE_NAME, "".join(json.dumps(row) + "\n" for row in rows))
-
-
-def _read_quarantine(out: Path) -> tuple[BadVideo, ...]:
-    try:
-        lines = (out / QUARANTINE_NAME).read_text(encoding="utf-8").splitlines()
-        rows = [json.loads(line) for line in lines]
-        return tuple(
-            BadVideo(r["key"], r["path"], r["reason"], int(r["num_questions"])) for r in rows
-        )
-    except (OSError, ValueError, KeyError):
-        return ()

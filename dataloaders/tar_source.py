@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -15,9 +16,12 @@ from pydantic import ValidationError
 from dataloaders.errors import DataError
 from dataloaders.index import Member, SampleEntry, ShardInfo, crc32_of, read_entries, read_index
 from dataloaders.manifest import Video, describe
+from dataloaders.recover import rebuild_entries
 from dataloaders.source import Sample
 
-_REMEDY = "run `gcg pack` again"
+logger = logging.getLogger(__name__)
+
+_REMEDY = "repair it with `gcg inspect SHARDS --repair OUT`, or run `gcg pack` again"
 
 
 class TarSource:
@@ -30,9 +34,12 @@ class TarSource:
             rank draws from its streams times ``block_shards`` shards at a time; keep more.
         retries: how often an operating-system error (a network file system's hiccup) is tried
             again before it is raised, waiting 0.1 s, 0.2 s, ... between.
+        max_lost_share: the share of samples, 0..1, that may lie in tars which are missing or not
+            the size their index says. Such tars are warned of, and what cannot be read of them is
+            refused sample by sample.
 
     Raises:
-        DataError: no index, no shards, or a tar that is not the size its index says.
+        DataError: no index, no shards, or a larger share in damaged tars.
     """
 
     def __init__(
@@ -42,11 +49,12 @@ class TarSource:
         max_open: int = 64,
         max_indexed: int = 256,
         retries: int = 2,
+        max_lost_share: float = 0.0,
     ):
         self._folder = Path(folder)
         self._index = read_index(self._folder)
         self._fingerprint = self._index.fingerprint
-        self._check_sizes()
+        self._check_sizes(max_lost_share)
         self._files = _OpenFiles(max_open)
         self._retries = retries
         self._max_indexed = max_indexed
@@ -69,25 +77,40 @@ class TarSource:
     def fingerprint(self) -> str:
         return self._fingerprint
 
-    def _check_sizes(self) -> None:
+    def _check_sizes(self, max_lost_share: float) -> None:
+        faults, lost, total = [], 0, 0
         for shard in self._index.shards:
-            path = self._folder / shard.name
-            try:
-                size = path.stat().st_size
-            except OSError as error:
-                raise DataError(f"{path}: in the index but {error.strerror}; {_REMEDY}") from None
-            if size != shard.bytes:
-                raise DataError(
-                    f"{path}: {size} bytes, its index says {shard.bytes}: the index does not fit "
-                    f"its tar; {_REMEDY}"
-                )
+            total += shard.num_samples
+            fault = self._fault(shard)
+            if fault is not None:
+                faults.append(fault)
+                lost += shard.num_samples
+        if faults and lost > max_lost_share * total:
+            others = f" (and {len(faults) - 1} more shards)" if len(faults) > 1 else ""
+            raise DataError(f"{faults[0]}{others}; {_REMEDY}")
+        for fault in faults:
+            logger.warning("%s; those of its clips that cannot be read are skipped", fault)
+
+    def _fault(self, shard: ShardInfo) -> str | None:
+        path = self._folder / shard.name
+        try:
+            size = path.stat().st_size
+        except OSError as error:
+            return f"{path}: in the index but {error.strerror}"
+        if size == shard.bytes:
+            return None
+        return f"{path}: {size} bytes, its index says {shard.bytes}: the index does not fit its tar"
 
     def entries(self, shard: int) -> Sequence[SampleEntry]:
         with self._lock:
             if shard in self._entries:
                 self._entries.move_to_end(shard)
                 return self._entries[shard]
-        entries = read_entries(self._folder, self._index.shards[shard])
+        info = self._index.shards[shard]
+        try:
+            entries = read_entries(self._folder, info)
+        except DataError as fault:
+            entries = rebuild_entries(self._folder, info, fault)
         with self._lock:
             self._entries[shard] = entries
             if len(self._entries) > self._max_indexed:
@@ -127,6 +150,8 @@ class TarSource:
             try:
                 with self._files.open(path) as fd:
                     return _pread_all(fd, offset, size)
+            except FileNotFoundError as error:
+                raise DataError(f"{path}: {error.strerror}; {_REMEDY}") from None
             except OSError:
                 if attempt == self._retries:
                     raise

@@ -66,6 +66,9 @@ class DataSection(_Section):
         "host", description="dali: NVDEC on a GPU; on a CPU it decodes VP9 alone"
     )
     decode_threads: int = Field(default=2, ge=1)
+    decode_timeout_s: float = Field(
+        default=60.0, ge=0, le=86400, description="a clip that takes longer is bad; 0: no limit"
+    )
     prefetch_steps: int = Field(default=2, ge=1)
     max_bad_share: float = Field(
         default=0.05, ge=0, le=1, description="unreadable clips until it stops"

@@ -26,6 +26,16 @@ def labels_folder(config: RunConfig, data: str) -> str:
     return join(data, "labels", config.data.labels)
 
 
+def open_data(config: RunConfig, data: str) -> Source:
+    """A packed data set of the run. Shards that are lost or cut short are warned of, and met clip
+    by clip, as long as they hold no more of it than ``data.max_bad_share``.
+
+    Raises:
+        DataError: there is none, or more of it is lost.
+    """
+    return open_source(data, max_lost_share=config.data.max_bad_share)
+
+
 def build_plan(config: RunConfig, source: Source) -> Plan:
     """The order of the run's batches.
 
@@ -75,7 +85,7 @@ def build_loader(
         DataError: the data or its labels cannot be used for this run.
     """
     data = config.data
-    source = open_source(data.train)
+    source = open_data(config, data.train)
     labels = None
     if needs_labels(config.model):
         labels = LabelSet(labels_folder(config, data.train))
@@ -96,6 +106,7 @@ def build_loader(
             max_consecutive=data.max_consecutive_bad,
         ),
         decode_threads=data.decode_threads,
+        decode_timeout_s=data.decode_timeout_s,
         prefetch_steps=data.prefetch_steps,
     )
     return source, loader

@@ -6,9 +6,13 @@ import argparse
 import json
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from launcher.commands import say
 from launcher.errors import UserError
+
+if TYPE_CHECKING:
+    from dataloaders.bad_questions import BadQuestions
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +40,13 @@ def add_to(stages: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     stage.add_argument("--videos", type=Path, metavar="DIR")
     stage.add_argument("--shard-mb", type=float, default=256.0)
     stage.add_argument("--min-shards", type=int, default=1, help="about 8 times data.streams")
+    stage.add_argument(
+        "--max-bad-questions",
+        type=float,
+        default=0.05,
+        metavar="SHARE",
+        help="left out and listed up to this share; 0: refuse the first",
+    )
     stage.add_argument("--overwrite", action="store_true")
     stage.set_defaults(run=pack)
 
@@ -82,7 +93,8 @@ def pack(args: argparse.Namespace) -> int:
     several = len(args.manifests) > 1
     for manifest in args.manifests:
         out = args.out / manifest.stem if several else args.out
-        _pack_rows(list(read_manifest(manifest)), out, manifest.parent, args)
+        bad = _tolerance(args)
+        _pack_rows(list(read_manifest(manifest, bad)), out, manifest.parent, args, bad)
     return 0
 
 
@@ -91,7 +103,8 @@ def _pack_nextqa(args: argparse.Namespace) -> int:
 
     if args.annotations is None or args.videos is None:
         raise UserError("--from nextqa: needs --annotations CSV and --videos DIR; give both")
-    found, missing = read_nextqa(args.annotations, args.videos)
+    bad = _tolerance(args)
+    found, missing = read_nextqa(args.annotations, args.videos, bad=bad)
     if missing:
         log.warning(
             "%s: %d of %d videos are not there: %s%s",
@@ -101,11 +114,20 @@ def _pack_nextqa(args: argparse.Namespace) -> int:
             ", ".join(missing[:8]),
             ", ..." if len(missing) > 8 else "",
         )
-    _pack_rows(found, args.out, args.videos, args)
+    _pack_rows(found, args.out, args.videos, args, bad)
     return 0
 
 
-def _pack_rows(rows: list, out: Path, root: Path, args: argparse.Namespace) -> None:
+def _tolerance(args: argparse.Namespace) -> BadQuestions | None:
+    """What takes the questions that cannot be asked; None: the first is an error."""
+    from dataloaders.bad_questions import BadQuestions
+
+    return BadQuestions(args.max_bad_questions) if args.max_bad_questions else None
+
+
+def _pack_rows(
+    rows: list, out: Path, root: Path, args: argparse.Namespace, bad: BadQuestions | None
+) -> None:
     from tqdm import tqdm
 
     from dataloaders.shards import pack as pack_shards
@@ -122,11 +144,13 @@ def _pack_rows(rows: list, out: Path, root: Path, args: argparse.Namespace) -> N
             shard_bytes=int(args.shard_mb * 2**20),
             min_shards=args.min_shards,
             overwrite=args.overwrite,
+            bad_questions=bad.found if bad is not None else (),
             progress=advance,
         )
     state = "already packed" if report.reused else "packed"
     say(
         f"{out}: {state} {report.num_samples} videos, {report.num_questions} questions, "
         f"{len(report.shards)} shards; {len(report.bad)} clips left out"
-        + (f", see {out / 'quarantine.jsonl'}" if report.bad else "")
+        + (f", {len(report.bad_questions)} questions left out" if report.bad_questions else "")
+        + (f", see {out / 'quarantine.jsonl'}" if report.bad or report.bad_questions else "")
     )

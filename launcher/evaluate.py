@@ -13,7 +13,6 @@ from dataloaders.batch import Batch
 from dataloaders.errors import DataError
 from dataloaders.eval_loader import EvalLoader
 from dataloaders.labels import LabelSet
-from dataloaders.open_source import open_source
 from dataloaders.source import Source
 from gcg.gaussian import mixture_log_weights
 from gcg.metrics import span_of_weights
@@ -21,7 +20,7 @@ from gcg.model import GCGModel, Grounding
 from gcg.presets import resolve_preset
 from launcher.build import Coders, build_coders, build_collator
 from launcher.config import RunConfig
-from launcher.data import build_decoder, labels_folder
+from launcher.data import build_decoder, labels_folder, open_data
 
 Split = Literal["train", "val", "test"]
 
@@ -44,7 +43,7 @@ def evaluate_split(
     folder: str | None = getattr(config.data, split)
     if folder is None:
         raise DataError(f"data.{split} = null: nothing to evaluate on; name a packed folder")
-    source = open_source(folder)
+    source = open_data(config, folder)
     was_training = model.training
     model.eval()
     try:
@@ -92,6 +91,7 @@ def _loader(
         limit=limit,
         equal_steps=_in_lockstep(config, world_size),
         decode_threads=config.data.decode_threads,
+        decode_timeout_s=config.data.decode_timeout_s,
     )
 
 

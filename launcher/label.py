@@ -162,6 +162,7 @@ class EvidenceMaker:
                 on_video()
         finally:
             clips.close()
+            fetcher.close()
 
     @torch.no_grad()
     def _clip(self, clip: Clip) -> ClipEvidence:

@@ -31,13 +31,13 @@ def train(job: Job, done: int) -> None:
     config = job.config
     meter = _Meter()
     while done < config.optim.steps:
-        batch, num_pairs, num_bad = next_batch(job)
+        batch, num_pairs, faults = next_batch(job)
         result = job.step(batch.micro, done, num_pairs)
         done += 1
         meter.add(result, job.loader.last_wait_s)
         last = done == config.optim.steps
         if job.log is not None and (last or done % config.log.every == 0):
-            job.log.write("train", done, {**meter.figures(), "epoch": batch.epoch, "bad": num_bad})
+            job.log.write("train", done, {**meter.figures(), "epoch": batch.epoch, **faults})
         validate_now = config.data.val is not None and (
             last or (config.eval.every and done % config.eval.every == 0)
         )
@@ -47,29 +47,34 @@ def train(job: Job, done: int) -> None:
             meter.restart()
 
 
-def next_batch(job: Job) -> tuple[StepBatch, int, int]:
-    """This rank's part of the next global batch, and over all ranks: its pairs, bad clips so far.
+def next_batch(job: Job) -> tuple[StepBatch, int, dict[str, int]]:
+    """This rank's part of the next global batch, and over all ranks: its pairs, faults so far.
+
+    The faults are ``bad``, visits whose clip could not be used, and ``timeouts``, the clips among
+    them that were given up because decoding took too long.
 
     Raises:
         RunStoppedError: on every rank, if any rank's data cannot go on.
     """
     batch, fault = attempt(lambda: next(job.loader))
+    counters = job.loader.counters()
     counts = torch.tensor(
         [
             batch.num_pairs if batch is not None else 0,
-            job.loader.quarantine.counters()["bad"],
+            counters["bad"],
+            counters["timeouts"],
             int(fault is not None),
         ],
         device=job.engine.device,
     )
     dist.all_reduce(counts)
-    num_pairs, num_bad, num_faults = counts.tolist()
+    num_pairs, num_bad, num_timeouts, num_faults = counts.tolist()
     if num_faults:
         faults: list[list[str] | None] = [None] * dist.get_world_size()
         dist.all_gather_object(faults, fault)
         raise_any(faults)
     assert batch is not None
-    return batch, num_pairs, num_bad
+    return batch, num_pairs, {"bad": num_bad, "timeouts": num_timeouts}
 
 
 def validate(job: Job, done: int) -> tuple[str, float] | None:

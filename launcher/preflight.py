@@ -9,13 +9,12 @@ from pathlib import Path
 from dataloaders.errors import DataError
 from dataloaders.labels import LabelSet
 from dataloaders.location import is_url
-from dataloaders.open_source import open_source
 from dataloaders.source import Source
 from gcg.build import encoder_fingerprint
 from launcher.abilities import missing_abilities
 from launcher.checkpoint import newest
 from launcher.config import RunConfig, dump, fingerprint, load_run_config, trajectory
-from launcher.data import build_plan, labels_folder, needs_labels
+from launcher.data import build_plan, labels_folder, needs_labels, open_data
 from launcher.errors import CheckpointError, ConfigError, PreflightError
 from launcher.run_folder import RunFolder, read_json, write_json, write_text
 from launcher.state import check_fits, versions
@@ -40,7 +39,7 @@ def preflight(config: RunConfig) -> None:
 def claim(config: RunConfig) -> None:
     """Write the run's identity and resolved run file into its folder."""
     folder = RunFolder(config.folder)
-    source = open_source(config.data.train)
+    source = open_data(config, config.data.train)
     write_text(folder.config, dump(config))
     write_json(
         folder.identity,
@@ -58,7 +57,7 @@ def _data(config: RunConfig) -> Iterator[str]:
             yield f"data.{split} = {folder}: no such folder; make it with `gcg pack`"
             continue
         try:
-            source = open_source(folder)
+            source = open_data(config, folder)
         except DataError as error:
             yield f"data.{split} = {folder}: {error}"
             continue
@@ -130,7 +129,7 @@ def _own_past(config: RunConfig) -> Iterator[str]:
     if checkpoint is None:
         return
     try:
-        data = open_source(config.data.train)
+        data = open_data(config, config.data.train)
     except DataError:
         return  # reported already
     with data:

@@ -9,10 +9,9 @@ from pathlib import Path
 from dataloaders.errors import DataError
 from dataloaders.layout import contrast_groups
 from dataloaders.location import is_url
-from dataloaders.open_source import open_source
 from dataloaders.source import Source
 from launcher.config import RunConfig, cross_check
-from launcher.data import build_plan
+from launcher.data import build_plan, open_data
 from launcher.errors import ConfigError, UserError
 from launcher.planning.shapes import CLIP_SIZE
 
@@ -116,7 +115,7 @@ def epoch_data(world: World) -> EpochData | str:
     if not is_url(folder) and not Path(folder).is_dir():
         return f"data.train = {folder}: not here"
     try:
-        with open_source(folder) as source:
+        with open_data(world.config, folder) as source:
             return _read(world, source)
     except DataError as error:
         return str(error)

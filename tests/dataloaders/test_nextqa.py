@@ -8,6 +8,7 @@ from collections import Counter
 import pytest
 
 from dataloaders import DataError, read_manifest, write_manifest
+from dataloaders.bad_questions import BadQuestions
 from dataloaders.nextqa import read_nextqa
 
 HEADER = "video,frame_count,width,height,question,answer,qid,type,a0,a1,a2,a3,a4\n"
@@ -141,3 +142,20 @@ def test_every_other_real_file_reads(shared, tmp_path):
             (tmp_path / f"{video_id}.mp4").touch()
         videos, _ = read_nextqa(folder / name, tmp_path)
         assert sum(len(v.questions) for v in videos) == total
+
+
+def test_questions_without_a_usable_answer_are_left_out_and_listed(folder):
+    text = HEADER + ROWS + "11,1,1,1,q,5,8,CH,a,b,c,d,e\n11,1,1,1,q,,9,CH,a,b,c,d,e\n"
+    (folder / "some.csv").write_text(text)
+    bad = BadQuestions()
+    videos, _ = read_nextqa(folder / "some.csv", folder / "videos", bad=bad)
+    whole, _ = read_nextqa(folder / "val.csv", folder / "videos")
+    assert videos == whole
+    assert [(b.place, b.video, b.question) for b in bad.found] == [
+        (f"{folder / 'some.csv'}:5", "11", "8"),
+        (f"{folder / 'some.csv'}:6", "11", "9"),
+    ]
+    assert "0..4" in bad.found[0].reason
+    assert "answer: empty" in bad.found[1].reason
+    with pytest.raises(DataError, match=r"2 of 5 questions"):
+        read_nextqa(folder / "some.csv", folder / "videos", bad=BadQuestions(0.005))

@@ -11,8 +11,9 @@ from webdataset.tariterators import group_by_keys, tar_file_iterator
 
 from dataloaders.errors import DataError
 from dataloaders.index import INDEX_NAME, read_entries, read_index
+from dataloaders.left_out import QUARANTINE_NAME
 from dataloaders.manifest import Video
-from dataloaders.shards import QUARANTINE_NAME, pack
+from dataloaders.shards import pack
 from tests.dataloaders.shard_fixtures import HEIGHT, WIDTH, clip_bytes, video, write_clips
 
 

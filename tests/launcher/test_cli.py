@@ -98,9 +98,10 @@ def test_a_manifest_where_options_are_missing(refused: Run, packed: Path, tmp_pa
     row["questions"][0]["options"] = None
     manifest = tmp_path / "broken.jsonl"
     manifest.write_text(json.dumps(row) + "\n")
-    (line,) = refused("pack", manifest, tmp_path / "out")
+    (line,) = refused("pack", manifest, tmp_path / "out", "--max-bad-questions", "0")
     assert f"{manifest}:1" in line
     assert "answer_index needs options" in line
+    assert "a share, 0 to 1" in refused("pack", manifest, tmp_path, "--max-bad-questions", "5")[0]
 
 
 def test_pack_without_what_it_needs(refused: Run, tmp_path: Path) -> None:
