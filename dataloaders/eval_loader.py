@@ -144,7 +144,7 @@ class EvalLoader:
     def _parts(self, numbers: Sequence[int]) -> list[_Part]:
         parts: list[_Part] = []
         for number in numbers:
-            shard, sample, chunk = self._visit(number)
+            shard, sample, chunk, _ = self._visit(number)
             if parts and parts[-1][:2] == (shard, sample):
                 parts[-1] = _Part(shard, sample, (*parts[-1].chunks, chunk))
             else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple, Protocol
 
@@ -16,6 +17,7 @@ from dataloaders.index import SampleEntry
 from dataloaders.labels import Label, LabelSet
 from dataloaders.layout import check_minimum
 from dataloaders.manifest import Question, Video
+from dataloaders.mixed_source import MixedSource
 from dataloaders.quarantine import BadSample
 from dataloaders.source import Source
 from dataloaders.time_limit import (
@@ -141,6 +143,10 @@ class Fetcher:
         name = self._source.shards[shard].name
         return BadSample(self._source.name, name, entry.key, " ".join(reason.split()))
 
+    def data_name(self, shard: int) -> str:
+        """The data set that a shard belongs to."""
+        return self._source.name
+
     @property
     def timeouts(self) -> int:
         """Clips that were given up because decoding took too long."""
@@ -160,3 +166,58 @@ class Fetcher:
             return None
         stem = self._source.shards[shard].stem
         return [self._labels.find(stem, video.id, question.id) for question in questions]
+
+
+class MixedFetcher:
+    """A :class:`Fetcher` for each part of a mixture; shards are the mixture's."""
+
+    def __init__(self, source: MixedSource, fetchers: Sequence[Fetcher]):
+        assert len(fetchers) == len(source.parts)
+        self._source = source
+        self._fetchers = tuple(fetchers)
+
+    def clip(self, shard: int, number: int) -> Clip | BadSample:
+        part, own = self._source.locate(shard)
+        return self._fetchers[part].clip(own, number)
+
+    def labels(self, shard: int, video: Video, questions: list[Question]) -> list[Label] | None:
+        part, own = self._source.locate(shard)
+        return self._fetchers[part].labels(own, video, questions)
+
+    def data_name(self, shard: int) -> str:
+        part, own = self._source.locate(shard)
+        return self._fetchers[part].data_name(own)
+
+    @property
+    def timeouts(self) -> int:
+        return sum(fetcher.timeouts for fetcher in self._fetchers)
+
+    def close(self) -> None:
+        for fetcher in self._fetchers:
+            fetcher.close()
+
+
+def make_fetcher(
+    source: Source,
+    labels: LabelSet | Sequence[LabelSet] | None,
+    num_frames: int,
+    decoder: ClipDecoder,
+    decode_timeout_s: float,
+) -> Fetcher | MixedFetcher:
+    """The fetcher of a source; ``labels`` are a list, one a part, for a mixture.
+
+    Raises:
+        DataError: labels that were made for other data or another number of frames.
+    """
+    if not isinstance(source, MixedSource):
+        assert labels is None or isinstance(labels, LabelSet)
+        return Fetcher(source, labels, num_frames, decoder, decode_timeout_s=decode_timeout_s)
+    assert not isinstance(labels, LabelSet)
+    each = [None] * len(source.parts) if labels is None else labels
+    return MixedFetcher(
+        source,
+        [
+            Fetcher(part, own, num_frames, decoder, decode_timeout_s=decode_timeout_s)
+            for part, own in zip(source.parts, each, strict=True)
+        ],
+    )

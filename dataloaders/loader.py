@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 
 from dataloaders.batch import Batch, Collator, VisitData
 from dataloaders.errors import DataError
-from dataloaders.fetch import ClipDecoder, Fetcher
+from dataloaders.fetch import ClipDecoder, make_fetcher
 from dataloaders.labels import LabelSet
 from dataloaders.layout import check_layout, check_minimum
+from dataloaders.mixture import MixturePlan
 from dataloaders.plan import Plan
 from dataloaders.prefetch import Job, Prefetcher
 from dataloaders.quarantine import BadSample, Quarantine
@@ -43,13 +44,14 @@ class StepBatch:
 class _Loaded(NamedTuple):
     data: VisitData | None  # None: every replacement was bad too
     bad: list[BadSample]
+    data_name: str
 
 
 class Loader:
     """Yields ``StepBatch`` for step after step and epoch after epoch, without end.
 
     Args:
-        source: the packed data set; not closed here.
+        source: the packed data set, or a mixture of several; not closed here.
         plan: the order, made for the same source.
         collate: makes micro-batches.
         decoder: makes frames of clips.
@@ -59,7 +61,7 @@ class Loader:
         contrast_group: consecutive visits of the global batch that are each other's negatives;
             they may lie in several micro-batches and on several ranks. A video that is in a group
             twice (or replaces a bad one in it) leaves the group the second time.
-        labels: pseudo-labels; every question needs one.
+        labels: pseudo-labels, of each part if it is a mixture; every question needs one.
         quarantine: policy for bad samples; by default the default budget and no file.
         decode_threads: clips decoded at a time.
         decode_timeout_s: a clip that decodes for longer is a bad sample; 0: no limit.
@@ -77,7 +79,7 @@ class Loader:
     def __init__(
         self,
         source: Source,
-        plan: Plan,
+        plan: Plan | MixturePlan,
         collate: Collator,
         decoder: ClipDecoder,
         *,
@@ -86,7 +88,7 @@ class Loader:
         world_size: int = 1,
         micro_batch: int | None = None,
         contrast_group: int = 1,
-        labels: LabelSet | None = None,
+        labels: LabelSet | Sequence[LabelSet] | None = None,
         quarantine: Quarantine | None = None,
         decode_threads: int = 4,
         decode_timeout_s: float = DECODE_TIMEOUT_S,
@@ -105,9 +107,7 @@ class Loader:
         self._source = source
         self._plan = plan
         self._collate = collate
-        self._fetcher = Fetcher(
-            source, labels, num_frames, decoder, decode_timeout_s=decode_timeout_s
-        )
+        self._fetcher = make_fetcher(source, labels, num_frames, decoder, decode_timeout_s)
         self._num_frames = num_frames
         self._rank = rank
         self._world_size = world_size
@@ -137,7 +137,7 @@ class Loader:
         return {**self.quarantine.counters(), "timeouts": self._fetcher.timeouts}
 
     @property
-    def plan(self) -> Plan:
+    def plan(self) -> Plan | MixturePlan:
         return self._plan
 
     def __iter__(self) -> Iterator[StepBatch]:
@@ -167,6 +167,7 @@ class Loader:
     def _load(self, epoch: int, step: int, position: int, visit: Visit) -> _Loaded:
         """One visit, or a replacement that depends on nothing but its place in the run."""
         bad: list[BadSample] = []
+        name = self._fetcher.data_name(visit.shard)
         for attempt in range(MAX_REPLACEMENTS + 1):
             clip = self._fetcher.clip(visit.shard, visit.sample)
             if not isinstance(clip, BadSample):
@@ -178,23 +179,23 @@ class Loader:
                 visit_data = VisitData(
                     video, questions, labels, *clip.frames, group=group, position=position
                 )
-                return _Loaded(visit_data, bad)
+                return _Loaded(visit_data, bad, name)
             bad.append(clip)
             visit = self._plan.replacement(epoch, step, position, attempt)
-        return _Loaded(None, bad)
+        return _Loaded(None, bad, name)
 
     def _assemble(self, epoch: int, step: int, loaded: list[_Loaded]) -> StepBatch:
         visits: list[VisitData] = []
-        for data, bad in loaded:
+        for data, bad, name in loaded:
             for sample in bad:
                 self.quarantine.bad(sample)
             if data is None:
                 raise DataError(
-                    f"{self._source.name}: epoch {epoch}, step {step}: {len(bad)} clips tried for "
+                    f"{name}: epoch {epoch}, step {step}: {len(bad)} clips tried for "
                     f"one visit and all bad (last: {bad[-1].shard}: {bad[-1].key}: "
                     f"{bad[-1].reason}); repair the data and run `gcg pack` again"
                 )
-            self.quarantine.good()
+            self.quarantine.good(name)
             visits.append(data)
         visits = self._separate_twins(visits)
         micro = [
@@ -209,6 +210,7 @@ class Loader:
 
         The new number depends on the global batch alone, also where the group spans ranks: a video
         is in one shard, a shard in one stream, a stream on one rank, so the other visit is here.
+        (A video that several sets of a mixture have can be on two ranks: it is then taken for two.)
         """
         num_groups = self._plan.global_batch // self._contrast_group
         seen: dict[tuple[int, str], int] = {}

@@ -6,8 +6,11 @@ import json
 import logging
 import os
 import threading
+from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from dataloaders.errors import DataError
 
@@ -24,9 +27,23 @@ class BadSample:
     reason: str
 
 
+class Budget(NamedTuple):
+    """What may be bad of one data set: the largest share of visits, and the most in a row."""
+
+    max_bad_share: float
+    max_consecutive: int
+
+
+class _Tally:
+    """Visits of one data set."""
+
+    def __init__(self) -> None:
+        self.seen = self.bad = self.consecutive = 0
+
+
 class Quarantine:
-    """Records bad samples and enforces a budget. Counts are in visits, since the run began or
-    resumed. Safe from several threads.
+    """Records bad samples and enforces a budget for each data set. Counts are in visits, since the
+    run began or resumed. Safe from several threads.
 
     Args:
         path: JSON Lines, one line per distinct sample, appended at once; None keeps no file.
@@ -35,6 +52,7 @@ class Quarantine:
         max_consecutive: the most bad visits in a row: a lost shard shows here first.
         min_seen: the share is taken of at least this many visits, so that one bad clip among the
             first few does not stop a run.
+        budgets: of data sets, by name, that have budgets of their own.
 
     Raises:
         DataError: a budget that is not a number in its range.
@@ -47,19 +65,23 @@ class Quarantine:
         max_bad_share: float = 0.01,
         max_consecutive: int = 16,
         min_seen: int = 200,
+        budgets: Mapping[str, Budget] | None = None,
     ):
-        if not 0 <= max_bad_share <= 1:
-            raise DataError(f"data.max_bad_share: {max_bad_share}: must be a share, 0 to 1")
-        if max_consecutive < 1:
-            raise DataError(f"data.max_consecutive: {max_consecutive}: must be at least 1")
+        self._default = Budget(max_bad_share, max_consecutive)
+        self._budgets = dict(budgets or {})
+        for budget in (self._default, *self._budgets.values()):
+            if not 0 <= budget.max_bad_share <= 1:
+                raise DataError(
+                    f"data.max_bad_share: {budget.max_bad_share}: must be a share, 0 to 1"
+                )
+            if budget.max_consecutive < 1:
+                raise DataError(
+                    f"data.max_consecutive: {budget.max_consecutive}: must be at least 1"
+                )
         self.path = Path(path) if path is not None else None
-        self.max_bad_share = max_bad_share
-        self.max_consecutive = max_consecutive
         self.min_seen = min_seen
         self._lock = threading.Lock()
-        self._seen = 0
-        self._bad = 0
-        self._consecutive = 0
+        self._tallies: defaultdict[str, _Tally] = defaultdict(_Tally)
         self._known = self._read_known()
 
     def _read_known(self) -> set[tuple[str, str, str]]:
@@ -75,11 +97,12 @@ class Quarantine:
                 continue  # the half line of a run that was killed
         return known
 
-    def good(self) -> None:
-        """Count a visit whose clip was fine."""
+    def good(self, data: str) -> None:
+        """Count a visit of data set ``data`` whose clip was fine."""
         with self._lock:
-            self._seen += 1
-            self._consecutive = 0
+            tally = self._tallies[data]
+            tally.seen += 1
+            tally.consecutive = 0
 
     def bad(self, sample: BadSample) -> None:
         """Count and record a bad visit.
@@ -87,18 +110,20 @@ class Quarantine:
         Raises:
             DataError: the budget is spent; the message carries the last reason.
         """
+        budget = self._budgets.get(sample.data, self._default)
         with self._lock:
-            self._seen += 1
-            self._bad += 1
-            self._consecutive += 1
+            tally = self._tallies[sample.data]
+            tally.seen += 1
+            tally.bad += 1
+            tally.consecutive += 1
             self._record(sample)
-            share = self._bad / max(self._seen, self.min_seen)
-            if self._consecutive > self.max_consecutive:
-                what = f"{self._consecutive} bad clips in a row, data.max_consecutive is "
-                what += str(self.max_consecutive)
-            elif share > self.max_bad_share:
-                what = f"{self._bad} of {self._seen} clips are bad, data.max_bad_share is "
-                what += str(self.max_bad_share)
+            share = tally.bad / max(tally.seen, self.min_seen)
+            if tally.consecutive > budget.max_consecutive:
+                what = f"{tally.consecutive} bad clips in a row, data.max_consecutive is "
+                what += str(budget.max_consecutive)
+            elif share > budget.max_bad_share:
+                what = f"{tally.bad} of {tally.seen} clips are bad, data.max_bad_share is "
+                what += str(budget.max_bad_share)
             else:
                 return
         listed = f"; all are listed in {self.path}" if self.path else ""
@@ -125,11 +150,13 @@ class Quarantine:
             out.write(json.dumps(asdict(sample)).encode() + b"\n")
 
     def counters(self) -> dict[str, int]:
-        """For metrics: visits seen, bad visits, bad visits in a row, distinct bad samples."""
+        """For metrics: visits seen, bad visits, the longest row of bad visits that still goes on,
+        distinct bad samples; of all data sets together."""
         with self._lock:
+            tallies = list(self._tallies.values())
             return {
-                "seen": self._seen,
-                "bad": self._bad,
-                "consecutive": self._consecutive,
+                "seen": sum(tally.seen for tally in tallies),
+                "bad": sum(tally.bad for tally in tallies),
+                "consecutive": max((tally.consecutive for tally in tallies), default=0),
                 "distinct": len(self._known),
             }

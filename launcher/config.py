@@ -9,24 +9,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from dataloaders.layout import contrast_groups
 from gcg.config import GCGConfig
+from launcher.config_data import DataSection, Name, Section
 from launcher.config_errors import explain
 from launcher.config_file import read_tree
 from launcher.errors import ConfigError
 
-# A folder or a URL.
-Location = Annotated[str, Field(min_length=1)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
 
-
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class RunSection(_Section):
+class RunSection(Section):
     """Who the run is: its folder is ``storage``/``name``, and the same name continues it."""
 
     name: Name
@@ -36,47 +29,7 @@ class RunSection(_Section):
     seed: int = Field(default=0, ge=0, lt=2**31)
 
 
-class DataSection(_Section):
-    """What it learns from. The first six fields fix the order of batches."""
-
-    train: Location
-    val: Location | None = Field(
-        default=None, description="chooses the best checkpoint; never `test`"
-    )
-    test: Location | None = None
-    labels: Name = Field(
-        default="topk", description="pseudo-labels: a folder name under <train>/labels"
-    )
-    questions_per_visit: int = Field(
-        default=4, ge=1, description="questions asked per decoded clip"
-    )
-    streams: int = Field(
-        default=8, ge=1, description="C: any world size that divides it sees the same batches"
-    )
-    global_batch: int = Field(
-        default=32, ge=1, description="visits per optimizer step, at any world size"
-    )
-    block_shards: int = Field(default=4, ge=1, description="shards a stream shuffles together")
-    contrast_group: int = Field(
-        default=4,
-        ge=1,
-        description="videos that serve each other as negatives, consecutive in the global batch",
-    )
-    decoder: Literal["host", "dali"] = Field(
-        "host", description="dali: NVDEC on a GPU; on a CPU it decodes VP9 alone"
-    )
-    decode_threads: int = Field(default=2, ge=1)
-    decode_timeout_s: float = Field(
-        default=60.0, ge=0, le=86400, description="a clip that takes longer is bad; 0: no limit"
-    )
-    prefetch_steps: int = Field(default=2, ge=1)
-    max_bad_share: float = Field(
-        default=0.05, ge=0, le=1, description="unreadable clips until it stops"
-    )
-    max_consecutive_bad: int = Field(default=50, ge=1)
-
-
-class OptimSection(_Section):
+class OptimSection(Section):
     """AdamW with two learning rates, linear warm-up, then a cosine down to ``min_lr_share``."""
 
     steps: int = Field(ge=1)
@@ -97,7 +50,7 @@ class OptimSection(_Section):
     clip_norm: float = Field(default=1.0, gt=0)
 
 
-class EngineSection(_Section):
+class EngineSection(Section):
     """How the step is computed: the ZeRO stage, the precision, and what fits into memory."""
 
     zero: Literal[1, 2, 3] = 2
@@ -113,7 +66,7 @@ class EngineSection(_Section):
     loss_scale_window: int = Field(default=1000, ge=1)
 
 
-class ScaleSection(_Section):
+class ScaleSection(Section):
     """Where it runs. Nothing here changes what is learned."""
 
     num_workers: int = Field(default=2, ge=1)
@@ -128,23 +81,23 @@ class ScaleSection(_Section):
     )
 
 
-class CheckpointSection(_Section):
+class CheckpointSection(Section):
     every: int = Field(default=100, ge=1, description="steps")
     keep: int = Field(default=2, ge=1, description="the newest so many stay")
     keep_best: bool = True
 
 
-class EvalSection(_Section):
+class EvalSection(Section):
     every: int = Field(default=0, ge=0, description="steps; 0: only at the end")
     max_videos: int | None = Field(default=None, ge=1)
 
 
-class LogSection(_Section):
+class LogSection(Section):
     every: int = Field(default=10, ge=1, description="steps")
     tensorboard: bool = True
 
 
-class RunConfig(_Section):
+class RunConfig(Section):
     """A whole run. What must fit between sections is checked by :func:`cross_check`."""
 
     run: RunSection
@@ -223,6 +176,10 @@ def trajectory(config: RunConfig) -> dict[str, Any]:
         for path, value in _leaves(tree[section], section):
             if keys is None or path.split(".")[1] in keys:
                 fields[path] = value
+    # Not where the sets lie: data may move.
+    for number, each in enumerate(config.data.mixture):
+        for key in ("repeat", "weight", "labels"):
+            fields[f"data.mixture.{number}.{key}"] = getattr(each, key)
     return fields
 
 

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 
 from dataloaders.fetch import ClipDecoder, HostDecoder
 from dataloaders.labels import LabelSet
 from dataloaders.loader import Loader
 from dataloaders.location import join
+from dataloaders.mixed_source import MixedSource
+from dataloaders.mixture import MixturePlan, SetRule
 from dataloaders.open_source import open_source
 from dataloaders.plan import Plan
-from dataloaders.quarantine import Quarantine
+from dataloaders.quarantine import Budget, Quarantine
 from dataloaders.source import Source
 from gcg.config import GCGConfig
 from launcher.build import Parts, build_collator
 from launcher.config import RunConfig
+from launcher.config_data import TrainSet
 
 
 def needs_labels(model: GCGConfig) -> bool:
@@ -22,8 +26,9 @@ def needs_labels(model: GCGConfig) -> bool:
     return model.mode in ("grounding", "oracle")
 
 
-def labels_folder(config: RunConfig, data: str) -> str:
-    return join(data, "labels", config.data.labels)
+def labels_folder(config: RunConfig, data: str, name: str | None = None) -> str:
+    """Where the labels of a data set lie; ``name``: of its label set, if it has its own."""
+    return join(data, "labels", name or config.data.labels)
 
 
 def open_data(config: RunConfig, data: str) -> Source:
@@ -36,20 +41,63 @@ def open_data(config: RunConfig, data: str) -> Source:
     return open_source(data, max_lost_share=config.data.max_bad_share)
 
 
-def build_plan(config: RunConfig, source: Source) -> Plan:
+def open_train(config: RunConfig) -> Source:
+    """What the run is trained on: one packed data set, or a mixture of several.
+
+    Raises:
+        DataError: one is not there, or more of it is lost than may be.
+    """
+    sets = config.data.sets
+    if not config.data.mixture:
+        return open_data(config, sets[0].place)
+    with ExitStack() as opened:
+        parts = [
+            opened.enter_context(open_source(each.place, max_lost_share=budget(config, each)[0]))
+            for each in sets
+        ]
+        opened.pop_all()
+    return MixedSource(parts)
+
+
+def budget(config: RunConfig, each: TrainSet) -> Budget:
+    """What may be bad of one of the run's data sets."""
+    data = config.data
+    return Budget(
+        data.max_bad_share if each.max_bad_share is None else each.max_bad_share,
+        each.max_consecutive_bad or data.max_consecutive_bad,
+    )
+
+
+def build_plan(config: RunConfig, source: Source) -> Plan | MixturePlan:
     """The order of the run's batches.
 
     Raises:
         DataError: too few shards or visits for the run's streams and batch.
     """
-    return Plan.for_source(
-        source,
-        seed=config.run.seed,
-        num_streams=config.data.streams,
-        global_batch=config.data.global_batch,
-        questions_per_visit=config.data.questions_per_visit,
-        block_shards=config.data.block_shards,
-    )
+    data = config.data
+    settings = {
+        "seed": config.run.seed,
+        "num_streams": data.streams,
+        "global_batch": data.global_batch,
+        "questions_per_visit": data.questions_per_visit,
+        "block_shards": data.block_shards,
+    }
+    if not isinstance(source, MixedSource):
+        return Plan.for_source(source, **settings)
+    rules = [SetRule(each.place, each.repeat, each.weight) for each in data.sets]
+    return MixturePlan.for_sources(source.parts, rules, **settings)
+
+
+def train_labels(config: RunConfig, source: Source) -> LabelSet | list[LabelSet] | None:
+    """The labels of what is trained on, as the loader wants them; None if the mode reads none.
+
+    Raises:
+        DataError: there are none of that name.
+    """
+    if not needs_labels(config.model):
+        return None
+    found = [LabelSet(labels_folder(config, each.place, each.labels)) for each in config.data.sets]
+    return found if isinstance(source, MixedSource) else found[0]
 
 
 def build_decoder(config: RunConfig, image_size: int) -> ClipDecoder:
@@ -85,10 +133,7 @@ def build_loader(
         DataError: the data or its labels cannot be used for this run.
     """
     data = config.data
-    source = open_data(config, data.train)
-    labels = None
-    if needs_labels(config.model):
-        labels = LabelSet(labels_folder(config, data.train))
+    source = open_train(config)
     loader = Loader(
         source,
         build_plan(config, source),
@@ -99,11 +144,12 @@ def build_loader(
         world_size=world_size,
         micro_batch=config.engine.micro_batch,
         contrast_group=data.contrast_group,
-        labels=labels,
+        labels=train_labels(config, source),
         quarantine=Quarantine(
             quarantine,
             max_bad_share=data.max_bad_share,
             max_consecutive=data.max_consecutive_bad,
+            budgets={each.place: budget(config, each) for each in data.mixture},
         ),
         decode_threads=data.decode_threads,
         decode_timeout_s=data.decode_timeout_s,

@@ -9,12 +9,14 @@ from pathlib import Path
 from dataloaders.errors import DataError
 from dataloaders.labels import LabelSet
 from dataloaders.location import is_url
+from dataloaders.open_source import open_source
 from dataloaders.source import Source
 from gcg.build import encoder_fingerprint
 from launcher.abilities import missing_abilities
 from launcher.checkpoint import newest
 from launcher.config import RunConfig, dump, fingerprint, load_run_config, trajectory
-from launcher.data import build_plan, labels_folder, needs_labels, open_data
+from launcher.config_data import TrainSet
+from launcher.data import budget, build_plan, labels_folder, needs_labels, open_train
 from launcher.errors import CheckpointError, ConfigError, PreflightError
 from launcher.run_folder import RunFolder, read_json, write_json, write_text
 from launcher.state import check_fits, versions
@@ -39,7 +41,7 @@ def preflight(config: RunConfig) -> None:
 def claim(config: RunConfig) -> None:
     """Write the run's identity and resolved run file into its folder."""
     folder = RunFolder(config.folder)
-    source = open_data(config, config.data.train)
+    source = open_train(config)
     write_text(folder.config, dump(config))
     write_json(
         folder.identity,
@@ -49,48 +51,59 @@ def claim(config: RunConfig) -> None:
 
 
 def _data(config: RunConfig) -> Iterator[str]:
-    for split in ("train", "val", "test"):
-        folder: str | None = getattr(config.data, split)
-        if folder is None:
-            continue
-        if not is_url(folder) and not Path(folder).is_dir():
-            yield f"data.{split} = {folder}: no such folder; make it with `gcg pack`"
+    whole = True
+    for where, each in _places(config):
+        place = f"{where} = {each.place}"
+        if not is_url(each.place) and not Path(each.place).is_dir():
+            whole = False
+            yield f"{place}: no such folder; make it with `gcg pack`"
             continue
         try:
-            source = open_data(config, folder)
+            source = open_source(each.place, max_lost_share=budget(config, each).max_bad_share)
         except DataError as error:
-            yield f"data.{split} = {folder}: {error}"
+            whole = False
+            yield f"{place}: {error}"
             continue
         with source:
-            if not source.shards:
-                yield f"data.{split} = {folder}: has no shards; make some with `gcg pack`"
-                continue
-            if split == "train":
-                yield from _plan(config, source)
-            if _split_needs_labels(config, split):
-                yield from _labels(config, split, folder, source)
+            if _needs_labels(config, where):
+                yield from _labels(config, where, each, source)
+    if whole:
+        yield from _plan(config)
 
 
-def _plan(config: RunConfig, source: Source) -> Iterator[str]:
+def _places(config: RunConfig) -> Iterator[tuple[str, TrainSet]]:
+    """Every data set of the run, with the field that names it."""
+    data = config.data
+    for number, each in enumerate(data.sets):
+        yield f"data.mixture[{number}]" if data.mixture else "data.train", each
+    for split in ("val", "test"):
+        if (place := getattr(data, split)) is not None:
+            yield f"data.{split}", TrainSet(place=place)
+
+
+def _plan(config: RunConfig) -> Iterator[str]:
     try:
-        build_plan(config, source)
+        with open_train(config) as source:
+            build_plan(config, source)
     except DataError as error:
         yield str(error)
 
 
-def _split_needs_labels(config: RunConfig, split: str) -> bool:
+def _needs_labels(config: RunConfig, where: str) -> bool:
     # The oracle peeks at labels when it is evaluated, too.
-    return needs_labels(config.model) and (split == "train" or config.model.mode == "oracle")
+    held_out = where in ("data.val", "data.test")
+    return needs_labels(config.model) and (not held_out or config.model.mode == "oracle")
 
 
-def _labels(config: RunConfig, split: str, data: str, source: Source) -> Iterator[str]:
-    folder = labels_folder(config, data)
+def _labels(config: RunConfig, where: str, each: TrainSet, source: Source) -> Iterator[str]:
+    folder = labels_folder(config, each.place, each.labels)
     try:
         labels = LabelSet(folder)
     except DataError:
         yield (
-            f"data.labels = {config.data.labels}: data.{split} = {data} has no such labels, and "
-            f"model.mode = {config.model.mode} needs them; make them with `gcg label {data}`"
+            f"data.labels = {each.labels or config.data.labels}: {where} = {each.place} has no "
+            f"such labels, and model.mode = {config.model.mode} needs them; make them with "
+            f"`gcg label {each.place}`"
         )
         return
     wanted = {
@@ -129,7 +142,7 @@ def _own_past(config: RunConfig) -> Iterator[str]:
     if checkpoint is None:
         return
     try:
-        data = open_data(config, config.data.train)
+        data = open_train(config)
     except DataError:
         return  # reported already
     with data:

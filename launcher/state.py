@@ -174,8 +174,9 @@ def check_fits(
             "the run's folder, or begin a new run.name"
         )
     if data_fingerprint is not None and meta["data"] != data_fingerprint:
+        places = " + ".join(each.place for each in config.data.sets)
         problems.append(
-            f"data.train = {config.data.train}: has other contents than when {path} was written; "
+            f"data.train = {places}: has other contents than when {path} was written; "
             "restore the data, or begin a new run.name"
         )
     if problems:

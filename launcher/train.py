@@ -12,7 +12,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from dataloaders.location import absolute
 from launcher.config import RunConfig, load_run_config
@@ -47,11 +47,14 @@ def train(config: RunConfig) -> None:
 
 def with_absolute_paths(config: RunConfig) -> RunConfig:
     """Workers may run in another folder than the command."""
-    data = {
+    data: dict[str, Any] = {
         split: absolute(path)
         for split in ("train", "val", "test")
         if (path := getattr(config.data, split)) is not None
     }
+    data["mixture"] = tuple(
+        each.model_copy(update={"place": absolute(each.place)}) for each in config.data.mixture
+    )
     storage = config.run.storage.absolute()
     return config.model_copy(
         update={

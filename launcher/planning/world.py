@@ -11,7 +11,7 @@ from dataloaders.layout import contrast_groups
 from dataloaders.location import is_url
 from dataloaders.source import Source
 from launcher.config import RunConfig, cross_check
-from launcher.data import build_plan, open_data
+from launcher.data import build_plan, open_train
 from launcher.errors import ConfigError, UserError
 from launcher.planning.shapes import CLIP_SIZE
 
@@ -111,11 +111,11 @@ def _with(config: RunConfig, gpus: int, batch: int, streams: int, group: int) ->
 
 def epoch_data(world: World) -> EpochData | str:
     """What an epoch reads of ``data.train``, from its index alone; or why that is not known."""
-    folder = world.config.data.train
-    if not is_url(folder) and not Path(folder).is_dir():
-        return f"data.train = {folder}: not here"
+    for each in world.config.data.sets:
+        if not is_url(each.place) and not Path(each.place).is_dir():
+            return f"data.train = {each.place}: not here"
     try:
-        with open_data(world.config, folder) as source:
+        with open_train(world.config) as source:
             return _read(world, source)
     except DataError as error:
         return str(error)

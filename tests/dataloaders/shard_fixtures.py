@@ -65,10 +65,16 @@ def write_clips(root: Path, videos: list[Video]) -> None:
 
 
 def pack_clips(
-    root: Path, question_counts: list[int], *, per_shard: int = 2, options: bool = True
+    root: Path,
+    question_counts: list[int],
+    *,
+    per_shard: int = 2,
+    options: bool = True,
+    first: int = 0,
 ) -> PackReport:
-    """Pack one clip per entry, so many questions each, ``per_shard`` clips a shard."""
-    videos = [video(i, n, options=options) for i, n in enumerate(question_counts)]
+    """Pack one clip per entry, so many questions each, ``per_shard`` clips a shard; the videos are
+    numbered from ``first`` on."""
+    videos = [video(i, n, options=options) for i, n in enumerate(question_counts, start=first)]
     write_clips(root, videos)
     biggest = max(len(clip_bytes(i)) for i in range(len(videos)))
     return pack(videos, root / "packed", root=root, shard_bytes=biggest * per_shard + 100)

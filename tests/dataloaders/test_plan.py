@@ -60,7 +60,7 @@ def test_an_epoch_asks_each_question_once_but_for_the_leftover(data, epoch):
     assert not asked or max(asked.values()) == 1
     assert max(made.values()) == 1
     everything = {
-        Visit(s, *pair, epoch) for s, counts in enumerate(shards)
+        Visit(s, *pair, epoch=epoch) for s, counts in enumerate(shards)
         for pair in visits_of_shard(counts, plan.questions_per_visit).tolist()
     }  # fmt: skip
     assert made.keys() <= everything

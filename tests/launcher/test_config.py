@@ -247,3 +247,34 @@ def test_any_override_is_applied_or_explained(text: str):
     except ConfigError as error:
         lines = error.lines
     assert len(lines) == 1
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        ({"mixture": [{"place": "a"}], "train": "b"}, "data.train = 'b': data.mixture is given"),
+        ({}, "data.train: is required"),
+        ({"mixture": [{"place": "a", "weight": 2}, {"place": "b"}]}, "some have none"),
+        (
+            {"mixture": [{"place": "a", "weight": 2}, {"place": "b", "weight": 1, "repeat": 2}]},
+            "some a repeat",
+        ),
+        ({"mixture": [{"place": "a", "repeat": 0}]}, "must be greater than 0"),
+        ({"mixture": [{"plaice": "a"}]}, "plaice"),
+    ],
+)
+def test_a_mixture_is_checked(data: dict[str, Any], told: str):
+    with pytest.raises(ConfigError) as caught:
+        parse_run_config({"run": {"name": "r"}, "data": data, "optim": {"steps": 1}})
+    assert any(told in line for line in caught.value.lines), caught.value.lines
+
+
+def test_where_a_mixtures_sets_lie_is_not_what_is_learned():
+    def of(*sets: dict[str, Any]) -> RunConfig:
+        tree = {"run": {"name": "r"}, "data": {"mixture": list(sets)}, "optim": {"steps": 1}}
+        return parse_run_config(tree)
+
+    one = of({"place": "a", "repeat": 2}, {"place": "b"})
+    assert fingerprint(one) == fingerprint(of({"place": "x/a", "repeat": 2}, {"place": "b"}))
+    assert fingerprint(one) != fingerprint(of({"place": "a", "repeat": 3}, {"place": "b"}))
+    assert parse_run_config(yaml.safe_load(dump(one))) == one

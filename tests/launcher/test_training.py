@@ -47,6 +47,8 @@ Trained = tuple[dict[str, RunConfig], list[list[list[dict[str, Any]]]]]
 @pytest.fixture(scope="module")
 def trained(packed: Path, storage: Path) -> Trained:
     configs = {name: make(packed, storage, name, **case) for name, case in CASES.items()}
+    sets = [{"place": str(packed / "train")}, {"place": str(packed / "test"), "repeat": 2}]
+    configs["mixture"] = make(packed, storage, "mixture", data={"train": None, "mixture": sets})
     wild = make(packed, storage, "wild", optim={"lr": 1e30, "warmup_steps": 0})
     spoilt = make(
         packed,
@@ -71,7 +73,7 @@ def make(packed: Path, storage: Path, name: str, **sections: dict[str, Any]) -> 
     return parse_run_config(run_tree(packed, storage, run={"name": name}, **sections))
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [*CASES, "mixture"])
 def test_a_run_leaves_what_it_promises(trained: Trained, name: str):
     config = trained[0][name]
     folder = RunFolder(config.folder)

@@ -1,0 +1,101 @@
+"""The ``data`` section of a run file: what is learned from, in which order, and what may be bad."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+
+# A folder or a URL.
+Location = Annotated[str, Field(min_length=1)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+
+
+class Section(BaseModel):
+    """Part of a run file: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class TrainSet(Section):
+    """One data set of a mixture. What is not given is as for the whole ``data`` section."""
+
+    place: Location
+    repeat: float | None = Field(default=None, gt=0, description="passes over it in an epoch; 1")
+    weight: float | None = Field(
+        default=None, gt=0, description="its share of an epoch, relative to the other sets' weights"
+    )
+    labels: Name | None = None
+    max_bad_share: float | None = Field(default=None, ge=0, le=1)
+    max_consecutive_bad: int | None = Field(default=None, ge=1)
+
+
+class DataSection(Section):
+    """What it learns from. The first six fields fix the order of batches."""
+
+    mixture: tuple[TrainSet, ...] = Field(
+        default=(), description="several data sets in place of data.train"
+    )
+    train: Location | None = Field(default=None, validate_default=True)
+    val: Location | None = Field(
+        default=None, description="chooses the best checkpoint; never `test`"
+    )
+    test: Location | None = None
+    labels: Name = Field(
+        default="topk", description="pseudo-labels: a folder name under <train>/labels"
+    )
+    questions_per_visit: int = Field(
+        default=4, ge=1, description="questions asked per decoded clip"
+    )
+    streams: int = Field(
+        default=8, ge=1, description="C: any world size that divides it sees the same batches"
+    )
+    global_batch: int = Field(
+        default=32, ge=1, description="visits per optimizer step, at any world size"
+    )
+    block_shards: int = Field(default=4, ge=1, description="shards a stream shuffles together")
+    contrast_group: int = Field(
+        default=4,
+        ge=1,
+        description="videos that serve each other as negatives, consecutive in the global batch",
+    )
+    decoder: Literal["host", "dali"] = Field(
+        "host", description="dali: NVDEC on a GPU; on a CPU it decodes VP9 alone"
+    )
+    decode_threads: int = Field(default=2, ge=1)
+    decode_timeout_s: float = Field(
+        default=60.0, ge=0, le=86400, description="a clip that takes longer is bad; 0: no limit"
+    )
+    prefetch_steps: int = Field(default=2, ge=1)
+    max_bad_share: float = Field(
+        default=0.05, ge=0, le=1, description="unreadable clips until it stops"
+    )
+    max_consecutive_bad: int = Field(default=50, ge=1)
+
+    @property
+    def sets(self) -> tuple[TrainSet, ...]:
+        """The data sets that are trained on: ``train``, or those of ``mixture``."""
+        return self.mixture or (TrainSet(place=str(self.train)),)
+
+    @field_validator("mixture")
+    @classmethod
+    def _one_kind_of_rule(cls, mixture: tuple[TrainSet, ...]) -> tuple[TrainSet, ...]:
+        weighted = [each.weight is not None for each in mixture]
+        if any(weighted) and not all(weighted):
+            raise ValueError("some sets have a weight and some have none; give all one, or none")
+        if any(weighted) and any(each.repeat is not None for each in mixture):
+            raise ValueError("some sets have a weight and some a repeat; use one of the two")
+        return mixture
+
+    @field_validator("train")
+    @classmethod
+    def _one_or_several(cls, train: str | None, info: ValidationInfo) -> str | None:
+        mixture = info.data.get("mixture")  # None where it is wrong, which is told already
+        if train is None and mixture == ():
+            raise ValueError(
+                "is required; add it to the run file or give --set data.train=…, or list several "
+                "sets under data.mixture"
+            )
+        if train is not None and mixture:
+            raise ValueError("data.mixture is given, too; remove one of them")
+        return train
