@@ -39,10 +39,7 @@ def repair(found: Inspection, out: str | os.PathLike[str]) -> Repaired:
         DataError: ``out`` is the folder itself or holds a data set, or nothing is good.
     """
     out = Path(out)
-    if out.resolve() == found.folder.resolve():
-        raise DataError(f"{out}: is the damaged folder itself; name a new one")
-    if (out / INDEX_NAME).exists():
-        raise DataError(f"{out}: holds a data set already; name a new folder")
+    check_target(found.folder, out)
     if not found.num_good:
         raise DataError(f"{found.folder}: not one good sample is left; run `gcg pack` again")
     clear(out)
@@ -66,6 +63,14 @@ def repair(found: Inspection, out: str | os.PathLike[str]) -> Repaired:
         num_left_out=found.num_samples - found.num_good,
         same=index.fingerprint == found.index.fingerprint,
     )
+
+
+def check_target(folder: Path, out: Path) -> None:
+    """Raise DataError unless ``out`` can take what is good of ``folder``."""
+    if out.resolve() == folder.resolve():
+        raise DataError(f"{out}: is the damaged folder itself; name a new one")
+    if (out / INDEX_NAME).exists():
+        raise DataError(f"{out}: holds a data set already; name a new folder")
 
 
 def _list_faults(out: Path, found: Inspection) -> None:
