@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
@@ -13,8 +12,13 @@ from dataloaders.container import decode_test, probe
 from dataloaders.decode import decode_frames
 from dataloaders.errors import DataError
 from dataloaders.frames import uniform_indices
+from dataloaders.in_order import map_in_order
 from dataloaders.manifest import Video
+from dataloaders.time_limit import TimeLimit, TooManyStuckError
+from dataloaders.transcode import TranscodeSettings, transcode
 
+# Longer than in training: here every frame is decoded, and perhaps encoded.
+INGEST_TIMEOUT_S = 600.0
 _TEST_FRAMES = 4
 
 
@@ -44,43 +48,61 @@ def resolve(path: str, root: Path) -> Path:
     return root / path
 
 
-def prepare_all(
-    rows: list[Video], root: Path, verify: bool, threads: int
-) -> Iterator[Clip | BadVideo]:
-    """Results in the order of the rows, with few clips in memory at a time."""
-    window: deque[Future[Clip | BadVideo]] = deque()
-    with ThreadPoolExecutor(max(1, threads), "pack") as pool:
-        try:
-            for row in rows:
-                window.append(pool.submit(_prepare, row, root, verify))
-                if len(window) > 2 * threads:
-                    yield window.popleft().result()
-            while window:
-                yield window.popleft().result()
-        finally:
-            for future in window:
-                future.cancel()
+@dataclass(frozen=True)
+class Ingest:
+    """How clips are taken in.
+
+    root: what relative paths are relative to. verify: decode every frame, else a few. transcode:
+    how clips are encoded anew; None keeps their bytes. timeout_s: a clip that takes longer is left
+    out; 0: no limit.
+    """
+
+    root: Path
+    verify: bool = True
+    transcode: TranscodeSettings | None = None
+    timeout_s: float = INGEST_TIMEOUT_S
 
 
-def _prepare(row: Video, root: Path, verify: bool) -> Clip | BadVideo:
+def prepare_all(rows: list[Video], ingest: Ingest, threads: int) -> Iterator[Clip | BadVideo]:
+    """Results in the order of the rows, with few clips in memory at a time.
+
+    Raises:
+        TooManyStuckError: so many clips hang their decoder that the process cannot go on.
+    """
+    limit = TimeLimit(ingest.timeout_s, setting="--decode-timeout")
     try:
-        path = resolve(row.path, root)
-        data = path.read_bytes()
-        return Clip(sample_key(row.id), _member_suffix(path), data, _probed(row, data, verify))
+        yield from map_in_order(partial(_prepare, ingest, limit), rows, threads)
+    finally:
+        limit.close()
+
+
+def _prepare(ingest: Ingest, limit: TimeLimit, row: Video) -> Clip | BadVideo:
+    try:
+        path = resolve(row.path, ingest.root)
+        work = partial(_taken_in, row, path, path.read_bytes(), ingest)
+        return limit.run(work, path.name)
     except FileNotFoundError:
         reason = "no such file"
+    except (MemoryError, TooManyStuckError):
+        raise
     except DataError as error:
         reason = str(error)
-    except MemoryError:
-        raise
     except Exception as error:  # a clip can break a decoder in any way; none may stop the rest
         reason = f"{type(error).__name__}: {error}"
     return BadVideo(row.id, row.path, " ".join(reason.split()), len(row.questions))
 
 
-def _probed(row: Video, data: bytes, verify: bool) -> Video:
+def _taken_in(row: Video, path: Path, data: bytes, ingest: Ingest) -> Clip:
+    suffix, done = _member_suffix(path), None
+    if ingest.transcode is not None:
+        data, done = transcode(data, ingest.transcode, name=path.name)
+        suffix = "mp4"
+    record = _probed(row, data, f"{path.stem}.{suffix}", ingest.verify)
+    return Clip(sample_key(row.id), suffix, data, record.model_copy(update={"transcoded": done}))
+
+
+def _probed(row: Video, data: bytes, name: str, verify: bool) -> Video:
     """The row with the file's own facts in place of the annotation's."""
-    name = Path(row.path).name
     if verify:
         info = decode_test(data, name=name)
     else:

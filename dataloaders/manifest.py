@@ -67,7 +67,8 @@ class Video(BaseModel):
     """One video and everything that is asked about it.
 
     ``path`` is relative to the manifest's folder, absolute, or a URL. ``duration`` is in seconds,
-    ``rotation`` in degrees. What is unknown is None; packing fills it in from the file itself.
+    ``rotation`` in degrees; ``transcoded`` says what packing made of the clip. What is unknown is
+    None; packing fills it in from the file itself.
     """
 
     model_config = _FROZEN
@@ -80,6 +81,7 @@ class Video(BaseModel):
     height: int | None = Field(default=None, ge=1)
     rotation: int | None = None
     codec: str | None = None
+    transcoded: str | None = None
     questions: list[Question] = Field(min_length=1)
 
     @field_validator("questions")

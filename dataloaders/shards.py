@@ -25,11 +25,14 @@ from dataloaders.index import (
     read_index,
     write_index,
 )
-from dataloaders.ingest import BadVideo, prepare_all, resolve
+from dataloaders.ingest import INGEST_TIMEOUT_S, BadVideo, Ingest, prepare_all, resolve
+from dataloaders.journal import Finished, Journal
 from dataloaders.layout import check_minimum
 from dataloaders.left_out import QUARANTINE_NAME, read_quarantine, write_quarantine
 from dataloaders.manifest import Video
+from dataloaders.out_folder import clear
 from dataloaders.shard_writer import TarShardWriter
+from dataloaders.transcode import TranscodeSettings
 
 logger = logging.getLogger(__name__)
 
@@ -39,13 +42,15 @@ _SAMPLED_BYTES = 1 << 16
 
 @dataclass(frozen=True)
 class PackReport:
-    """What packing did. ``reused`` says that the folder already held exactly this."""
+    """What packing did. ``reused`` says that the folder already held exactly this, ``resumed`` how
+    many shards an attempt that was interrupted had left whole."""
 
     folder: Path
     shards: tuple[ShardInfo, ...]
     bad: tuple[BadVideo, ...] = ()
     bad_questions: tuple[BadQuestion, ...] = ()
     reused: bool = False
+    resumed: int = 0
     fingerprint: str = ""
 
     @property
@@ -55,11 +60,6 @@ class PackReport:
     @property
     def num_questions(self) -> int:
         return sum(shard.num_questions for shard in self.shards)
-
-
-class _Tally(NamedTuple):
-    shards: list[ShardInfo]
-    bad: list[BadVideo]
 
 
 def pack(
@@ -72,6 +72,8 @@ def pack(
     verify: bool = True,
     overwrite: bool = False,
     threads: int = 4,
+    transcode: TranscodeSettings | None = None,
+    decode_timeout_s: float = INGEST_TIMEOUT_S,
     bad_questions: Sequence[BadQuestion] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> PackReport:
@@ -89,6 +91,8 @@ def pack(
             faster, and leaves damage between them to be met in training.
         overwrite: replace a folder that holds something else.
         threads: clips read and tested at a time.
+        transcode: how clips are encoded anew; None keeps their bytes.
+        decode_timeout_s: a clip that takes longer to test or encode is left out; 0: no limit.
         bad_questions: what was left out when the rows were read, to be listed with the rest.
         progress: called with (videos done, videos in all).
 
@@ -100,25 +104,37 @@ def pack(
     """
     rows = list(videos)
     out, root = Path(out), Path(root)
+    ingest = Ingest(root, verify, transcode, decode_timeout_s)
     _check_rows(rows, out, shard_bytes, min_shards)
-    shard_bytes = min(shard_bytes, max(1, _total_bytes(rows, root) // min_shards))
-    fingerprint = _input_fingerprint(rows, root, shard_bytes, verify)
+    size = _total_bytes(rows, root)
+    if transcode is None:
+        layout = Layout(min(shard_bytes, max(1, size // min_shards)))
+    else:  # how small the clips become is not known before
+        layout = Layout(shard_bytes, max(1, len(rows) // min_shards) if min_shards > 1 else None)
+    fingerprint = _input_fingerprint(rows, ingest, layout)
     if (out / INDEX_NAME).exists():
         done = _reuse(out, fingerprint, overwrite)
         if done is not None:
             return done
-    _clear(out)
-    tally = _write_shards(rows, out, root, shard_bytes, verify, threads, progress)
-    write_quarantine(out, tally.bad, bad_questions)
-    if not tally.shards:
-        first = tally.bad[0]
+    journal = Journal(out, fingerprint)
+    kept = journal.read()
+    clear(out, keep=kept.shards)
+    journal.begin(kept)
+    if kept.shards:
+        logger.info("%s: goes on after %d whole shards", out, len(kept.shards))
+    resumed = len(kept.shards)
+    shards, bad = _write_shards(rows, out, ingest, layout, threads, journal, kept, progress)
+    write_quarantine(out, bad, bad_questions)
+    if not shards:
+        first = bad[0]
         raise DataError(
             f"{out}: none of the {len(rows)} videos can be used (first: {first.path}: "
             f"{first.reason}); see {out / QUARANTINE_NAME}"
         )
-    write_index(out, DatasetIndex(tuple(tally.shards), fingerprint))
+    write_index(out, DatasetIndex(tuple(shards), fingerprint))
+    journal.remove()
     report = PackReport(
-        out, tuple(tally.shards), tuple(tally.bad), tuple(bad_questions), False, fingerprint
+        out, tuple(shards), tuple(bad), tuple(bad_questions), False, resumed, fingerprint
     )
     logger.info(
         "%s: packed %d videos with %d questions into %d shards, %d left out",
@@ -127,30 +143,62 @@ def pack(
     return report
 
 
+class Layout(NamedTuple):
+    """When a shard is closed: before it grows past so many bytes of clips, or has so many."""
+
+    shard_bytes: int
+    shard_clips: int | None = None
+
+
 def _write_shards(
     rows: list[Video],
     out: Path,
-    root: Path,
-    shard_bytes: int,
-    verify: bool,
+    ingest: Ingest,
+    layout: Layout,
     threads: int,
+    journal: Journal,
+    kept: Finished,
     progress: Callable[[int, int], None] | None,
-) -> _Tally:
-    writer = TarShardWriter(out, shard_bytes)
-    bad: list[BadVideo] = []
+) -> tuple[list[ShardInfo], list[BadVideo]]:
+    """The rows after those that ``kept`` accounts for; all shards and bad clips, its own included.
+
+    A shard is closed by what comes next, which then begins the next one: so going on after a shard
+    gives the bytes of a pack that was never interrupted.
+    """
+    writer = TarShardWriter(out, layout.shard_bytes)
+    writer.shards += kept.shards
+    bad, noted, in_shard = list(kept.bad), len(kept.bad), 0
+
+    def note(rows_done: int) -> None:
+        nonlocal noted, in_shard
+        journal.add(writer.shards[-1], rows_done, bad[noted:])
+        noted, in_shard = len(bad), 0
+
+    if progress is not None and kept.rows:
+        progress(kept.rows, len(rows))
+    clips = prepare_all(rows[kept.rows :], ingest, threads)
     try:
-        for done, clip in enumerate(prepare_all(rows, root, verify, threads), start=1):
+        for done, clip in enumerate(clips, start=kept.rows + 1):
             if isinstance(clip, BadVideo):
                 logger.warning("left out %s (%s): %s", clip.key, clip.path, clip.reason)
                 bad.append(clip)
             else:
+                if in_shard == layout.shard_clips:
+                    writer.finish()
+                    note(done - 1)
+                closed = len(writer.shards)
                 writer.add(clip)
+                if len(writer.shards) > closed:
+                    note(done - 1)
+                in_shard += 1
             if progress is not None:
                 progress(done, len(rows))
-        writer.finish()
+        if in_shard:
+            writer.finish()
+            note(len(rows))
     finally:
         writer.abandon()
-    return _Tally(writer.shards, bad)
+    return writer.shards, bad
 
 
 def _check_rows(rows: list[Video], out: Path, shard_bytes: int, min_shards: int) -> None:
@@ -174,18 +222,21 @@ def _total_bytes(rows: list[Video], root: Path) -> int:
     return total
 
 
-def _input_fingerprint(rows: list[Video], root: Path, shard_bytes: int, verify: bool) -> str:
-    """Of the rows and of the files' sizes and sampled bytes.
+def _input_fingerprint(rows: list[Video], ingest: Ingest, layout: Layout) -> str:
+    """Of the rows, of the settings, and of the files' sizes and sampled bytes.
 
     Not of time stamps: a data set made again, or copied, is the same input. Sampling 64 KiB at the
     head, the middle and the tail keeps "nothing to do" fast; a container's tables are in there,
     and they change with nearly any change of a clip.
     """
-    digest = hashlib.sha256(json.dumps([_PACK_VERSION, shard_bytes, verify]).encode())
+    settings: list[object] = [_PACK_VERSION, layout.shard_bytes, ingest.verify]
+    if ingest.transcode is not None:
+        settings += [str(ingest.transcode), layout.shard_clips]
+    digest = hashlib.sha256(json.dumps(settings).encode())
     for row in rows:
-        digest.update(row.model_dump_json().encode())
+        digest.update(row.model_dump_json(exclude={"transcoded"}).encode())
         try:
-            with resolve(row.path, root).open("rb") as file:
+            with resolve(row.path, ingest.root).open("rb") as file:
                 size = file.seek(0, os.SEEK_END)
                 digest.update(f"{size}".encode())
                 for offset in (0, (size - _SAMPLED_BYTES) // 2, size - _SAMPLED_BYTES):
@@ -204,7 +255,7 @@ def _reuse(out: Path, fingerprint: str, overwrite: bool) -> PackReport | None:
         index, whole = None, False
     if index is not None and index.input_fingerprint == fingerprint:
         if whole:
-            return PackReport(out, index.shards, *read_quarantine(out), True, fingerprint)
+            return PackReport(out, index.shards, *read_quarantine(out), True, 0, fingerprint)
         logger.warning("%s: shards are missing or damaged: packing again", out)
         return None
     if not overwrite:
@@ -213,12 +264,3 @@ def _reuse(out: Path, fingerprint: str, overwrite: bool) -> PackReport | None:
             "choose an empty folder, or pass --overwrite"
         )
     return None
-
-
-def _clear(out: Path) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    # The index goes first: from here on the folder is not a complete data set.
-    (out / INDEX_NAME).unlink(missing_ok=True)
-    for pattern in ("shard-*.tar", "shard-*.index.jsonl", "*.partial", QUARANTINE_NAME):
-        for path in out.glob(pattern):
-            path.unlink()

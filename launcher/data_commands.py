@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from launcher import inspect_command
 from launcher.commands import say
 from launcher.errors import UserError
 
@@ -25,11 +25,7 @@ def add_to(stages: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     stage.add_argument("--questions-per-video", type=int, default=16)
     stage.set_defaults(run=sample_data)
 
-    stage = stages.add_parser("inspect", help="what a clip holds, and hashes of sampled frames")
-    stage.add_argument("video", type=Path, metavar="VIDEO")
-    stage.add_argument("--frames", type=int, default=32)
-    stage.add_argument("--json", action="store_true")
-    stage.set_defaults(run=inspect)
+    inspect_command.add_to(stages)
 
     stage = stages.add_parser("pack", help="write a manifest's clips into shards with an index")
     stage.add_argument("manifests", type=Path, nargs="*", metavar="MANIFEST")
@@ -46,6 +42,15 @@ def add_to(stages: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         default=0.05,
         metavar="SHARE",
         help="left out and listed up to this share; 0: refuse the first",
+    )
+    stage.add_argument(
+        "--transcode",
+        metavar="SETTINGS",
+        help="encode clips anew: short-side=256,gop=30[,codec=h264][,crf=20][,preset=veryfast]",
+    )
+    stage.add_argument("--threads", type=int, default=4, help="clips read and tested at a time")
+    stage.add_argument(
+        "--decode-timeout", type=float, default=600.0, metavar="S", help="a clip; 0: no limit"
     )
     stage.add_argument("--overwrite", action="store_true")
     stage.set_defaults(run=pack)
@@ -65,21 +70,6 @@ def sample_data(args: argparse.Namespace) -> int:
             on_clip=lambda key: bar.update(),
         )
     say(f"wrote {', '.join(map(str, manifests.values()))}")
-    return 0
-
-
-def inspect(args: argparse.Namespace) -> int:
-    from dataloaders.inspect_video import inspect_video
-
-    facts = inspect_video(args.video, args.frames)
-    if args.json:
-        say(json.dumps(facts))
-        return 0
-    for name, value in facts.items():
-        if name != "sha256":
-            say(f"{name:<12} {value}")
-    for index, digest in zip(facts["indices"], facts["sha256"], strict=True):
-        say(f"frame {index:>6} {digest}")
     return 0
 
 
@@ -131,11 +121,13 @@ def _pack_rows(
     from tqdm import tqdm
 
     from dataloaders.shards import pack as pack_shards
+    from dataloaders.transcode import TranscodeSettings
 
+    transcode = TranscodeSettings.parse(args.transcode) if args.transcode is not None else None
     with tqdm(total=len(rows), desc=f"pack {out.name}", unit="clip") as bar:
 
         def advance(done: int, total: int) -> None:
-            bar.update()
+            bar.update(done - bar.n)
 
         report = pack_shards(
             rows,
@@ -144,6 +136,9 @@ def _pack_rows(
             shard_bytes=int(args.shard_mb * 2**20),
             min_shards=args.min_shards,
             overwrite=args.overwrite,
+            threads=args.threads,
+            transcode=transcode,
+            decode_timeout_s=args.decode_timeout,
             bad_questions=bad.found if bad is not None else (),
             progress=advance,
         )
@@ -151,6 +146,7 @@ def _pack_rows(
     say(
         f"{out}: {state} {report.num_samples} videos, {report.num_questions} questions, "
         f"{len(report.shards)} shards; {len(report.bad)} clips left out"
+        + (f"; went on after {report.resumed} shards" if report.resumed else "")
         + (f", {len(report.bad_questions)} questions left out" if report.bad_questions else "")
         + (f", see {out / 'quarantine.jsonl'}" if report.bad or report.bad_questions else "")
     )
