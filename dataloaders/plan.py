@@ -255,8 +255,8 @@ class Plan:
         order = permutation(len(self._shard_visits), "shards", self.seed, epoch)
         order = order[self._shard_visits[order] > 0]
         visits = self._shard_visits[order]
-        # (load, stream) as one number, which sorts alike: with 100,000 shards a deal takes a quarter of
-        # the time that it takes with pairs.
+        # (load, stream) as one number, which sorts alike: for 100,000 shards in a quarter of the
+        # time that pairs take.
         heap = list(range(self.num_streams))
         owners = np.empty(len(order), dtype=np.int64)
         for place in np.argsort(-visits, kind="stable").tolist():

@@ -65,7 +65,12 @@ class DataSection(_Section):
     decoder: Literal["host", "dali"] = Field(
         "host", description="dali: NVDEC on a GPU; on a CPU it decodes VP9 alone"
     )
-    decode_threads: int = Field(default=2, ge=1)
+    decode_threads: int = Field(
+        default=2, ge=1, description="clips decoded at a time; with dali also the most in a batch"
+    )
+    max_frame_sizes: int = Field(
+        default=8, ge=1, description="frame sizes that go to NVDEC; clips of others to the host"
+    )
     prefetch_steps: int = Field(default=2, ge=1)
     max_bad_share: float = Field(
         default=0.05, ge=0, le=1, description="unreadable clips until it stops"
