@@ -12,8 +12,8 @@ from launcher.doctor.finding import Finding, Options
 
 _NEEDED = ("torch", "numpy", "transformers", "peft", "pydantic", "av", "webdataset")
 _OPTIONAL = {
-    "train": (("ray", "deepspeed", "accelerate"), "`gcg train` needs them on every machine"),
-    "dali": (("nvidia-dali-cuda130",), "data.decoder: dali needs it to decode on GPUs (NVDEC)"),
+    "train": (("ray", "deepspeed", "accelerate"), "`gcg train` needs them on every machine."),
+    "dali": (("nvidia-dali-cuda130",), "With it data.decoder: dali decodes on GPUs (NVDEC)."),
 }
 _IMPORTED = ("torch", "transformers", "av", "ray.train", "deepspeed", "nvidia.dali")
 _SLOW_S, _IMPORT_LIMIT_S = 20.0, 120.0
@@ -43,7 +43,7 @@ def packages(options: Options) -> Iterator[Finding]:
             f"packages [{extra}]",
             "missing" if absent else "ok",
             f"not installed: {', '.join(absent)}" if absent else ", ".join(there),
-            f"{why[0].upper()}{why[1:]}.",
+            why,
             f"pip install -c constraints.txt 'gcg-train[{extra}]'",
         )
 
@@ -91,8 +91,10 @@ def imports(options: Options) -> Iterator[Finding]:
     yield Finding(
         "import times",
         "warning" if sum(times.values()) > _SLOW_S else "ok",
-        ", ".join(f"{name} {seconds:.1f} s" for name, seconds in times.items())
-        + (f"; not installed: {', '.join(absent)}" if absent else ""),
+        ", ".join(
+            [f"{name} {seconds:.1f} s" for name, seconds in times.items()]
+            + [f"{name} not installed" for name in absent]
+        ),
         "Every worker imports them when it starts, all workers of a machine at once; Ray gives a "
         "group of workers a limited time to start.",
         "put the environment on a local disk, compile it once (`python -m compileall -j 0 .venv`), "

@@ -119,7 +119,9 @@ def test_imports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert broken.found == "exit code 1: RuntimeError: wrong driver"
     assert times.state == "ok"
     assert times.found.startswith("gcg_test_good 0.")
-    assert times.found.endswith("not installed: gcg_test_absent, gcg_test_absent.inside")
+    assert times.found.endswith(
+        "s, gcg_test_absent not installed, gcg_test_absent.inside not installed"
+    )
 
 
 def test_packages(monkeypatch: pytest.MonkeyPatch) -> None:
