@@ -177,14 +177,20 @@ def probe(data: bytes, *, name: str = "") -> VideoInfo:
     Else by decoding the whole clip. Damage inside a packet goes unseen where the headers are whole:
     `decode_test` finds it. Raises DataError for a clip that cannot be read.
     """
+    found = probe_headers(data, name=name)
+    return found[0] if found is not None else decode_all(data, name=name)
+
+
+def probe_headers(data: bytes, *, name: str = "") -> tuple[VideoInfo, PacketIndex] | None:
+    """As `probe`, with the packets; None where their headers cannot be trusted."""
     with open_clip(data, name) as (container, stream):
         try:
             index = packet_index(container, stream)
             looks = _first_looks(stream.codec_context, index)
-            return build_info(stream, looks, index.presented, index.last_duration, proven=True)
+            info = build_info(stream, looks, index.presented, index.last_duration, proven=True)
+            return info, index
         except (Unprovable, av.error.FFmpegError):
-            pass
-    return decode_all(data, name=name)
+            return None
 
 
 def decode_test(data: bytes, *, name: str = "") -> VideoInfo:

@@ -21,7 +21,7 @@ from dataloaders.bitstream import Unprovable
 from dataloaders.container import open_clip
 from dataloaders.decode import decode_frames
 from dataloaders.errors import DataError
-from dataloaders.packet_index import packet_index
+from dataloaders.packet_index import PacketIndex, packet_index
 from dataloaders.transform import CLIP_MEAN, CLIP_STD, preprocess
 
 logger = logging.getLogger(__name__)
@@ -80,38 +80,40 @@ class DeviceDecoder:
         for name, chosen in zip(names, indices, strict=True):
             if len(chosen) != self.num_frames:
                 raise DataError(f"{name}: {len(chosen)} frame indices: must be {self.num_frames}")
-        on_device = [k for k, clip in enumerate(clips) if self._counts_alike(clip, indices[k])]
-        frames = self._decode(on_device, clips, indices)
+        proven = [k for k, clip in enumerate(clips) if self._is_proven(clip, indices[k])]
+        found = self.on_device([clips[k] for k in proven], [indices[k] for k in proven])
+        frames = dict(zip(proven, found, strict=True))
         results: list[torch.Tensor | DataError] = []
         for k, (clip, chosen, name) in enumerate(zip(clips, indices, names, strict=True)):
-            results.append(frames[k] if k in frames else self._on_host(clip, chosen, name))
+            decoded = frames.get(k)
+            results.append(self._on_host(clip, chosen, name) if decoded is None else decoded)
         return results
 
-    def _counts_alike(self, clip: bytes, chosen: np.ndarray) -> bool:
-        """Whether the headers prove that frame numbers mean the same to DALI and to the host."""
+    @staticmethod
+    def _is_proven(clip: bytes, chosen: np.ndarray) -> bool:
         try:
             with open_clip(clip) as (container, stream):
-                index = packet_index(container, stream)
+                return counts_alike(packet_index(container, stream), chosen)
         except (Unprovable, DataError):
             return False
-        count = len(index.presented)
-        return count == len(index.packets) and 0 <= min(chosen) <= max(chosen) < count
 
-    def _decode(
-        self, numbers: list[int], clips: Sequence[bytes], indices: Sequence[np.ndarray]
-    ) -> dict[int, torch.Tensor]:
-        """Frames by clip number. DALI fails a whole batch for one clip it cannot decode: then the
-        clips are tried one by one, so that the others still come."""
-        if not numbers:
-            return {}
+    def on_device(
+        self, clips: Sequence[bytes], indices: Sequence[np.ndarray]
+    ) -> list[torch.Tensor | None]:
+        """Frames of clips for which :func:`counts_alike` holds; None where DALI refuses one.
+
+        DALI fails a whole batch for one clip that it cannot decode: then the clips are tried one
+        by one, so that the others still come.
+        """
+        if not clips:
+            return []
         try:
-            frames = self._run([clips[k] for k in numbers], [indices[k] for k in numbers])
-            return dict(zip(numbers, frames, strict=True))
+            return list(self._run(list(clips), list(indices)))
         except RuntimeError as error:
-            logger.debug("DALI refuses a batch of %d: %s", len(numbers), _reason(error))
-        if len(numbers) == 1:
-            return {}
-        return {n: f for k in numbers for n, f in self._decode([k], clips, indices).items()}
+            logger.debug("DALI refuses a batch of %d: %s", len(clips), _reason(error))
+        if len(clips) == 1:
+            return [None]
+        return [self.on_device([c], [i])[0] for c, i in zip(clips, indices, strict=True)]
 
     def _on_host(self, clip: bytes, chosen: np.ndarray, name: str) -> torch.Tensor | DataError:
         self.host_clips += 1
@@ -137,6 +139,7 @@ class DeviceDecoder:
         dense = out.as_tensor()
         if self.device == "mixed":
             frames = torch.from_dlpack(dense).clone()
+            torch.cuda.current_stream(frames.device).synchronize()  # the copy is made by then
         else:
             frames = torch.from_numpy(np.array(dense))
         self._pipeline = pipeline
@@ -189,6 +192,12 @@ class DeviceDecoder:
         )
         pipeline.build()
         return pipeline
+
+
+def counts_alike(index: PacketIndex, chosen: np.ndarray) -> bool:
+    """Whether packet headers prove that these frame numbers mean the same to DALI and to us."""
+    count = len(index.presented)
+    return count == len(index.packets) and 0 <= min(chosen) <= max(chosen) < count
 
 
 def _reason(error: BaseException) -> str:

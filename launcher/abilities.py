@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from importlib.util import find_spec
 
-import torch
-
 from gcg.build import build_skeleton
 from gcg.errors import ModelError
+from launcher.arithmetic import cpu_computes_bf16, cpu_computes_fp16
 from launcher.config import RunConfig
 
 
@@ -30,7 +29,7 @@ def missing_abilities(config: RunConfig) -> Iterator[str]:
                 "model.llm.quantize = nf4: ZeRO-3 cannot slice 4-bit weights; use engine.zero=1 "
                 "or 2, each worker then keeps the whole LLM, or quantize=none"
             )
-    if config.engine.precision == "fp16" and not gpu and not _cpu_computes_fp16():
+    if config.engine.precision == "fp16" and not gpu and not cpu_computes_fp16():
         yield (
             "engine.precision = fp16: this CPU has no fp16 arithmetic; use bf16 or fp32, or "
             "scale.use_gpu=true"
@@ -40,7 +39,7 @@ def missing_abilities(config: RunConfig) -> Iterator[str]:
 
 def slow_settings(config: RunConfig) -> Iterator[str]:
     """A line for each setting that works here, but far slower than another would."""
-    if config.engine.precision == "bf16" and not config.scale.use_gpu and not _cpu_computes_bf16():
+    if config.engine.precision == "bf16" and not config.scale.use_gpu and not cpu_computes_bf16():
         yield (
             "engine.precision = bf16: this CPU has no bf16 arithmetic and emulates it, matrix "
             "products many times slower than in fp32; use engine.precision=fp32 here"
@@ -63,14 +62,3 @@ def _needs(setting: str, package: str, instead: str, gpu: bool) -> Iterator[str]
     elif find_spec(package) is None:
         name = package.replace("_", "-")
         yield f"{setting}: needs the package {name}; pip install {name}, or use {instead}"
-
-
-def _cpu_computes_fp16() -> bool:
-    # What DeepSpeed asks of a CPU: torch can compute in fp16 on any, but slower than in fp32.
-    return bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
-
-
-def _cpu_computes_bf16() -> bool:
-    # oneDNN's own condition for its bf16 kernels (AVX-512); without them torch multiplies in a
-    # plain loop.
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

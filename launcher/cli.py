@@ -39,6 +39,10 @@ def build_parser() -> argparse.ArgumentParser:
     _plan_arguments(stage)
     stage.set_defaults(run=commands.plan)
 
+    stage = stages.add_parser("doctor", help="what this machine has and lacks, and what to do")
+    _doctor_arguments(stage)
+    stage.set_defaults(run=commands.doctor)
+
     stage = stages.add_parser("train", help="train, or go on with, the run a file describes")
     stage.add_argument("config", type=Path, metavar="CONFIG")
     stage.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
@@ -83,6 +87,16 @@ def _plan_arguments(stage: argparse.ArgumentParser) -> None:
     stage.add_argument("--nvlink", type=float, default=450.0, help="GB/s between a machine's GPUs")
     stage.add_argument("--network", type=float, default=50.0, help="GB/s a GPU between machines")
     stage.add_argument("--question-tokens", type=int, default=32)
+    stage.add_argument("--json", action="store_true")
+
+
+def _doctor_arguments(stage: argparse.ArgumentParser) -> None:
+    stage.add_argument("--data", metavar="SHARDS|URL", help="also read from this packed data set")
+    stage.add_argument(
+        "--storage", metavar="DIR", help="folder to write to; where runs shall go (temporary files)"
+    )
+    stage.add_argument("--gpu", action="store_true", help="GPUs are meant to be here: none fails")
+    stage.add_argument("--only", metavar="CHECK,...", help="these checks alone")
     stage.add_argument("--json", action="store_true")
 
 

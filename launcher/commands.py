@@ -20,21 +20,29 @@ Command = Callable[[argparse.Namespace], int]
 
 def guarded(command: Command, args: argparse.Namespace) -> int:
     """Run a command; a fault the user can put right becomes lines on stderr and exit code 2."""
-    from dataloaders.errors import DataError
-    from gcg.errors import ModelError
-
     try:
         return command(args)
-    except (UserError, ModelError) as error:
-        lines = error.lines
-    except DataError as error:
-        lines = [" ".join(str(error).split())]
     except KeyboardInterrupt:
         sys.stderr.write("stopped; the same command goes on from here\n")
         return 130
+    except ValueError as error:
+        lines = _lines(error)
+        if not lines:
+            raise
     for line in lines:
         sys.stderr.write(f"error: {line}\n")
     return 2
+
+
+def _lines(error: ValueError) -> list[str]:
+    """What a user can put right; nothing for any other error."""
+    # Imported here: `gcg doctor` must run where packages that these need are missing.
+    from dataloaders.errors import DataError
+    from gcg.errors import ModelError
+
+    if isinstance(error, (UserError, ModelError)):
+        return error.lines
+    return [" ".join(str(error).split())] if isinstance(error, DataError) else []
 
 
 def say(text: str) -> None:
@@ -84,6 +92,14 @@ def plan(args: argparse.Namespace) -> int:
 
     say(plan_file(args))
     return 0
+
+
+def doctor(args: argparse.Namespace) -> int:
+    from launcher.doctor.command import run_doctor
+
+    report, code = run_doctor(args)
+    say(report)
+    return code
 
 
 def train(args: argparse.Namespace) -> int:

@@ -62,7 +62,12 @@ class DataSection(Section):
     decoder: Literal["host", "dali"] = Field(
         "host", description="dali: NVDEC on a GPU; on a CPU it decodes VP9 alone"
     )
-    decode_threads: int = Field(default=2, ge=1)
+    decode_threads: int = Field(
+        default=2, ge=1, description="clips decoded at a time; with dali also the most in a batch"
+    )
+    max_frame_sizes: int = Field(
+        default=8, ge=1, description="frame sizes that go to NVDEC; clips of others to the host"
+    )
     decode_timeout_s: float = Field(
         default=60.0, ge=0, le=86400, description="a clip that takes longer is bad; 0: no limit"
     )

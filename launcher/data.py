@@ -117,6 +117,8 @@ def build_decoder(config: RunConfig, image_size: int) -> ClipDecoder:
         "mixed" if use_gpu else "cpu",
         num_frames=config.model.num_frames,
         size=image_size,
+        batch_size=config.data.decode_threads,
+        max_frame_sizes=config.data.max_frame_sizes,
         device_id=torch.cuda.current_device() if use_gpu else 0,
     )
 
