@@ -38,7 +38,7 @@ CASES = {
     "garbage in the middle": (
         damage.garbage_in_the_middle,
         {"v002"},
-        [(None, "SHA-256"), (None, "no member and no end"), ("v002", "CRC-32")],
+        [(None, "SHA-256"), ("v002", "CRC-32")],
     ),
     "a bit of a record": (
         damage.bit_in_a_record, {"v002"}, [(None, "SHA-256"), ("v002", "v002.json: ")],
@@ -46,7 +46,7 @@ CASES = {
     "cut short": (
         damage.cut_shard,
         {"v003"},
-        [(None, "index.json says"), (None, "unexpected end of data"), ("v003", "99 bytes")],
+        [(None, "index.json says"), ("v003", "99 bytes")],
     ),
     "lost": (damage.lose_shard, {"v002", "v003"}, [(None, "all its 2 samples are lost")]),
     "no sidecar": (damage.lose_sidecar, set(), [(None, "index.jsonl: cannot be read")]),
