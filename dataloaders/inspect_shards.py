@@ -28,7 +28,7 @@ from dataloaders.index import (
 )
 from dataloaders.ingest import INGEST_TIMEOUT_S
 from dataloaders.manifest import Video, describe
-from dataloaders.time_limit import TimeLimit
+from dataloaders.time_limit import TimeLimit, TooManyStuckError
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,7 @@ def inspect_shards(
 
     Raises:
         DataError: there is no index to hold the folder against.
+        TooManyStuckError: so many clips hang their decoder that the process cannot go on.
     """
     folder = Path(folder)
     found = Inspection(folder, read_index(folder))
@@ -118,7 +119,7 @@ def _entries(folder: Path, shard: ShardInfo, faults: list[Fault]) -> Sequence[Sa
     def note(reason: object, key: str | None = None) -> None:
         faults.append(Fault(shard.name, key, str(reason)))
 
-    sidecar, tar = None, None
+    sidecar = None
     try:
         sidecar = read_entries(folder, shard)
     except DataError as error:
@@ -130,17 +131,17 @@ def _entries(folder: Path, shard: ShardInfo, faults: list[Fault]) -> Sequence[Sa
         return []
     if whole is not None:
         note(whole)
+        if sidecar is not None:
+            return sidecar  # its checksums tell which samples the damage is in
     try:
         tar = scan_tar(path)
     except DataError as error:
         note(error)
-    if whole is None and tar is not None:
-        if sidecar is not None and sidecar != tar:
-            for entry, there in zip(sidecar, tar, strict=False):
-                if entry != there:
-                    note("its sidecar has another place, size or checksum than the tar", there.key)
-        return tar
-    return sidecar if sidecar is not None else tar or []
+        return []
+    for entry, there in zip(sidecar or tar, tar, strict=False):
+        if entry != there:
+            note("its sidecar has another place, size or checksum than the tar", there.key)
+    return tar
 
 
 def _check_bytes(path: Path, shard: ShardInfo) -> str | None:
@@ -169,7 +170,7 @@ def _test(path: Path, quick: bool, limit: TimeLimit, entry: SampleEntry) -> Chec
         if info.frame_count != entry.frame_count:
             return Checked(f"{info.frame_count} frames decode, its index says {entry.frame_count}")
         return Checked(None, info.codec)
-    except MemoryError:
+    except (MemoryError, TooManyStuckError):
         raise
     except DataError as error:
         return Checked(str(error))

@@ -127,6 +127,8 @@ def _pack_rows(
     with tqdm(total=len(rows), desc=f"pack {out.name}", unit="clip") as bar:
 
         def advance(done: int, total: int) -> None:
+            if not bar.n:  # what an interrupted attempt had finished took no time now
+                bar.initial = bar.n = done - 1
             bar.update(done - bar.n)
 
         report = pack_shards(

@@ -15,7 +15,9 @@ import av
 import numpy as np
 import pytest
 
+from dataloaders import ingest
 from dataloaders.bad_questions import BadQuestions
+from dataloaders.container import VideoInfo
 from dataloaders.errors import DataError
 from dataloaders.fetch import HostDecoder
 from dataloaders.index import (
@@ -314,6 +316,28 @@ def test_clips_that_packing_leaves_out(tmp_path, name):
     assert (row["data"], row["stage"], row["key"]) == (str(report.folder), "pack", "v001")
     assert (row["path"], row["num_questions"]) == (rows[1].path, 2)
     assert words in row["reason"]
+
+
+def test_a_clip_that_hangs_packing(tmp_path, monkeypatch):
+    release = threading.Event()
+    decode_test = ingest.decode_test
+
+    def stuck(data: bytes, *, name: str) -> VideoInfo:
+        if name == "v001.mp4":
+            release.wait()
+        return decode_test(data, name=name)
+
+    monkeypatch.setattr(ingest, "decode_test", stuck)
+    rows = [video(number, 2) for number in range(3)]
+    write_clips(tmp_path, rows)
+    try:
+        report = pack(rows, tmp_path / "out", root=tmp_path, decode_timeout_s=2.0)
+    finally:
+        release.set()
+    assert report.num_samples == 2
+    (row,) = listed_by_pack(report.folder)
+    assert row["key"] == "v001"
+    assert "--decode-timeout = 2 s" in row["reason"]
 
 
 QUESTIONS = {

@@ -83,7 +83,11 @@ def check(data: bytes, settings: TranscodeSettings, name: str, tested: int = 8) 
     assert min(width, height) == min(settings.short_side, 2 * round(short / 2))
     assert width / height == pytest.approx(old.frames.shape[2] / old.frames.shape[1], rel=0.03)
     for one, two in zip(old.frames, new.frames, strict=True):
-        assert psnr(resized(one, width, height), two) > 30
+        one = resized(one, width, height)
+        assert psnr(one, two) > 32  # found: 33 to 43
+        # Colour tags must survive: a wrong matrix or range shifts a mean by 5 levels and more;
+        # swscale's rounding, twice, by up to 1.5.
+        assert abs(one.mean(axis=(0, 1)) - two.mean(axis=(0, 1))).max() < 2
     return new.frames
 
 

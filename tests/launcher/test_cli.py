@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from dataloaders.manifest import read_manifest
+from dataloaders.tar_source import TarSource
 from launcher.cli import main
 from tests.launcher.conftest import run_tree
 
@@ -102,6 +103,28 @@ def test_a_manifest_where_options_are_missing(refused: Run, packed: Path, tmp_pa
     assert f"{manifest}:1" in line
     assert "answer_index needs options" in line
     assert "a share, 0 to 1" in refused("pack", manifest, tmp_path, "--max-bad-questions", "5")[0]
+
+
+def test_pack_leaves_out_a_question_and_transcodes(
+    refused: Run, packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw, out = packed / "raw", tmp_path / "out"
+    row = json.loads((raw / "val.jsonl").read_text().splitlines()[0])
+    row["path"] = str((raw / row["path"]).absolute())
+    del row["questions"][0]["answer"]
+    manifest = tmp_path / "some.jsonl"
+    manifest.write_text(json.dumps(row) + "\n")
+    arguments = ["pack", str(manifest), str(out), "--transcode", "short-side=32,gop=8"]
+    assert main(arguments) == 0
+    assert "0 clips left out, 1 questions left out, see" in capsys.readouterr().out
+    (bad,) = (json.loads(line) for line in (out / "quarantine.jsonl").read_text().splitlines())
+    assert (bad["place"], bad["question"]) == (f"{manifest}:1", row["questions"][0]["id"])
+    with TarSource(out) as source:
+        record = source.read_record(0, source.entries(0)[0])
+    assert min(record.width or 0, record.height or 0) == 32
+    assert (record.transcoded or "").startswith("short-side=32,gop=8,codec=h264")
+    assert len(record.questions) == len(row["questions"]) - 1
+    assert "must be even" in refused("pack", manifest, out, "--transcode", "short-side=33")[0]
 
 
 def test_pack_without_what_it_needs(refused: Run, tmp_path: Path) -> None:

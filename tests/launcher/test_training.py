@@ -79,6 +79,7 @@ def test_a_run_leaves_what_it_promises(trained: Trained, name: str):
     folder = RunFolder(config.folder)
     rows = read_metrics(folder.metrics)
     assert [row["step"] for row in rows if row["kind"] == "train"] == [1, 2, 3, 4]
+    assert all(row["bad"] == row["timeouts"] == 0 for row in rows if row["kind"] == "train")
     assert [row["step"] for row in rows if row["kind"] == "val"] == [4]
     assert [c.step for c in complete_checkpoints(folder)] == [2, 4]
     assert folder.is_complete
