@@ -65,6 +65,8 @@ def main(argv: list[str] | None = None) -> int:
         copies=copies,
         say=say,
     )
+    # Kept should what follows fail: this part takes longest.
+    (args.work / "loader.json").write_text(json.dumps(tree([], result, [])) + "\n")
     say("our loader\n")
     claims = [*decoding_claims(result, clips), length_claim(result, short, long)]
     claims += loader_claims(

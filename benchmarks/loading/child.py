@@ -50,7 +50,11 @@ class Child:
             cwd=_ROOT,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"},
         )
-        self.about = self._answer()
+        try:
+            self.about = self._answer()
+        except ChildError:
+            self.close()
+            raise
 
     def ask(self, **request: Any) -> dict[str, Any]:
         assert self._process.stdin is not None
