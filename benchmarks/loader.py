@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
     say("our loader\n")
     claims = [*decoding_claims(result, clips), length_claim(result, short, long)]
     claims += loader_claims(
-        made, short, args.work, rounds=rounds, num_frames=args.frames, steps=4 if args.quick else 8
+        made, short, args.work, rounds=rounds, num_frames=args.frames, steps=3 if args.quick else 6
     )
     say("planning\n")
     claims.append(planning_claim(rounds))

@@ -128,11 +128,11 @@ def resume(folder: Path, num_frames: int, step: int) -> dict[str, Any]:
     with loader:
         epoch, inside = divmod(step, loader.plan.steps_per_epoch(0))
         loader.load_state_dict(loader.state_dict() | {"epoch": epoch, "step": inside})
-        clock = time.perf_counter()
+        began, clock = cpu_seconds(), time.perf_counter()
         first = next(loader)
-        wall = time.perf_counter() - clock
+        cpu, wall = cpu_seconds() - began, time.perf_counter() - clock
     assert (first.epoch, first.step) == (epoch, inside)
-    return {"wall": wall, "epoch": epoch}
+    return {"cpu": cpu, "wall": wall, "epoch": epoch}
 
 
 def main() -> None:
