@@ -14,7 +14,8 @@ from pathlib import Path
 from launcher.doctor.finding import Finding, Options
 
 _MIB, _GIB = 1 << 20, 1 << 30
-_LEAST_SHM = 2 * _GIB
+# Ray's object store and gloo live in 512 MiB (kubernetes/ gives that); NCCL adds buffers a GPU.
+_LEAST_SHM = {"cpu": 512 * _MIB, "gpu": 2 * _GIB}
 _LEAST_FILES, _ENOUGH_FILES = 1024, 16384
 _STA_UNSYNC = 0x0040
 
@@ -104,7 +105,8 @@ def shm(options: Options) -> Iterator[Finding]:
     if not os.access("/dev/shm", os.W_OK):
         yield _shm("failed", "/dev/shm cannot be written to")
     else:
-        yield _shm("ok" if free >= _LEAST_SHM else "warning", found)
+        least = _LEAST_SHM["gpu" if options.gpu else "cpu"]
+        yield _shm("ok" if size >= least and free >= least // 2 else "warning", found)
 
 
 def _shm(state: str, found: str) -> Finding:
