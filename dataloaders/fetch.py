@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dataloaders.decode import decode_frames
-from dataloaders.errors import DataError
+from dataloaders.errors import DataError, StorageError
 from dataloaders.frames import uniform_indices
 from dataloaders.labels import Label, LabelSet
 from dataloaders.layout import check_minimum
@@ -85,9 +86,21 @@ class Fetcher:
         self._num_frames = num_frames
         self._decoder = decoder
 
+    def prefetch(self, current: Sequence[int], upcoming: Sequence[int]) -> None:
+        """Get these shards and their labels in the background, as ``Source.prefetch``."""
+        self._source.prefetch(current, upcoming)
+        if self._labels is not None:
+            shards = self._source.shards
+            self._labels.prefetch([shards[i].stem for i in (*current, *upcoming)])
+
+    def close(self) -> None:
+        """End the background thread of the labels."""
+        if self._labels is not None:
+            self._labels.close()
+
     def clip(self, shard: int, number: int) -> Clip | BadSample:
-        """One sample, or why there is none. Which index entry it has must be readable: an index
-        that is not is the data set's fault, not the clip's, and is raised."""
+        """One sample, or why there is none. Which index entry it has must be readable, and its
+        storage reachable: what is not is no clip's fault, and is raised."""
         entry = self._source.entries(shard)[number]
         try:
             sample = self._source.read(shard, entry)
@@ -98,7 +111,7 @@ class Fetcher:
                 name=entry.video.name,
             )
             return Clip(sample.record, frames)
-        except MemoryError:
+        except (MemoryError, StorageError):
             raise
         except DataError as error:
             reason = str(error)

@@ -18,7 +18,7 @@ import heapq
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from itertools import accumulate
+from itertools import accumulate, zip_longest
 from typing import NamedTuple
 
 import numpy as np
@@ -205,6 +205,34 @@ class Plan:
             [self._visit(epoch, stream, start + i) for i in range(self.share)] for stream in streams
         ]
 
+    def shards_at(
+        self, epoch: int, step: int, rank: int, world_size: int
+    ) -> tuple[list[int], list[int]]:
+        """Which shards a rank reads in a step, and which come next.
+
+        Returns:
+            The shards of the blocks that its streams are in, and those of the blocks after them
+            (at an epoch's end, of the next epoch's first), each stream's next one in turn.
+        """
+        first, last = step * self.share, (step + 1) * self.share - 1
+        dealt, size = self._epoch(epoch), self.block_shards
+        ends = step + 1 == self.steps_per_epoch(epoch)
+        current: list[int] = []
+        upcoming: list[Sequence[int]] = []
+        for stream in self.streams_of(rank, world_size):
+            shards = dealt.streams[stream]
+            begin = self._block_number(dealt, stream, first) * size
+            end = (self._block_number(dealt, stream, last) + 1) * size
+            current += shards[begin:end]
+            rest = () if ends else shards[end : end + size]
+            upcoming.append(rest or self._epoch(epoch + 1).streams[stream][:size])
+        turns = (shard for turn in zip_longest(*upcoming) for shard in turn)
+        soon = dict.fromkeys(shard for shard in turns if shard is not None)
+        return current, [shard for shard in soon if shard not in current]
+
+    def _block_number(self, dealt: _Epoch, stream: int, position: int) -> int:
+        return bisect.bisect_right(dealt.ends[stream], position) // self.block_shards
+
     def replacement(self, epoch: int, step: int, position: int, attempt: int) -> Visit:
         """The visit to make instead of one whose clip is bad.
 
@@ -261,7 +289,7 @@ class Plan:
     def _block_at(self, epoch: int, stream: int, position: int) -> _Block:
         dealt = self._epoch(epoch)
         shards, ends = dealt.streams[stream], dealt.ends[stream]
-        number = bisect.bisect_right(ends, position) // self.block_shards
+        number = self._block_number(dealt, stream, position)
         with self._lock:
             blocks = self._blocks.setdefault(stream, OrderedDict())
             if (epoch, number) in blocks:
