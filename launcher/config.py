@@ -65,6 +65,11 @@ class DataSection(_Section):
     decoder: Literal["host", "dali"] = Field(
         "host", description="dali: NVDEC on a GPU; on a CPU it decodes VP9 alone"
     )
+    cache_dir: Path | None = Field(
+        default=None, description="where a node keeps shards of a URL; null: ~/.cache/gcg-train"
+    )
+    cache_gb: float = Field(default=64.0, gt=0, description="the most that lies there; 10^9 bytes")
+    retries: int = Field(default=6, ge=0, description="of a request to a URL that failed")
     decode_threads: int = Field(default=2, ge=1)
     prefetch_steps: int = Field(default=2, ge=1)
     max_bad_share: float = Field(

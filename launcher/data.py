@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from dataloaders.fetch import ClipDecoder, HostDecoder
@@ -12,6 +13,7 @@ from dataloaders.open_source import open_source
 from dataloaders.plan import Plan
 from dataloaders.quarantine import Quarantine
 from dataloaders.source import Source
+from dataloaders.storage.options import StorageOptions
 from gcg.config import GCGConfig
 from launcher.build import Parts, build_collator
 from launcher.config import RunConfig
@@ -24,6 +26,13 @@ def needs_labels(model: GCGConfig) -> bool:
 
 def labels_folder(config: RunConfig, data: str) -> str:
     return join(data, "labels", config.data.labels)
+
+
+def storage_options(config: RunConfig) -> StorageOptions:
+    """How data at a URL are read."""
+    data = config.data
+    options = StorageOptions(cache_bytes=int(data.cache_gb * 1e9), retries=data.retries)
+    return options if data.cache_dir is None else replace(options, cache_dir=data.cache_dir)
 
 
 def build_plan(config: RunConfig, source: Source) -> Plan:
@@ -75,10 +84,11 @@ def build_loader(
         DataError: the data or its labels cannot be used for this run.
     """
     data = config.data
-    source = open_source(data.train)
+    storage = storage_options(config)
+    source = open_source(data.train, storage)
     labels = None
     if needs_labels(config.model):
-        labels = LabelSet(labels_folder(config, data.train))
+        labels = LabelSet(labels_folder(config, data.train), storage)
     loader = Loader(
         source,
         build_plan(config, source),

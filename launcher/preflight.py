@@ -6,16 +6,18 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from dataloaders.errors import DataError
+from dataloaders.errors import DataError, StorageError
 from dataloaders.labels import LabelSet
 from dataloaders.location import is_url
 from dataloaders.open_source import open_source
+from dataloaders.plan import Plan
 from dataloaders.source import Source
+from dataloaders.storage.check import check_reachable
 from gcg.build import encoder_fingerprint
 from launcher.abilities import missing_abilities
 from launcher.checkpoint import newest
 from launcher.config import RunConfig, dump, fingerprint, load_run_config, trajectory
-from launcher.data import build_plan, labels_folder, needs_labels
+from launcher.data import build_plan, labels_folder, needs_labels, storage_options
 from launcher.errors import CheckpointError, ConfigError, PreflightError
 from launcher.run_folder import RunFolder, read_json, write_json, write_text
 from launcher.state import check_fits, versions
@@ -40,7 +42,7 @@ def preflight(config: RunConfig) -> None:
 def claim(config: RunConfig) -> None:
     """Write the run's identity and resolved run file into its folder."""
     folder = RunFolder(config.folder)
-    source = open_source(config.data.train)
+    source = open_source(config.data.train, storage_options(config))
     write_text(folder.config, dump(config))
     write_json(
         folder.identity,
@@ -58,7 +60,7 @@ def _data(config: RunConfig) -> Iterator[str]:
             yield f"data.{split} = {folder}: no such folder; make it with `gcg pack`"
             continue
         try:
-            source = open_source(folder)
+            source = open_source(folder, storage_options(config))
         except DataError as error:
             yield f"data.{split} = {folder}: {error}"
             continue
@@ -66,17 +68,42 @@ def _data(config: RunConfig) -> Iterator[str]:
             if not source.shards:
                 yield f"data.{split} = {folder}: has no shards; make some with `gcg pack`"
                 continue
+            yield from _reach(config, split, source)
             if split == "train":
                 yield from _plan(config, source)
             if _split_needs_labels(config, split):
                 yield from _labels(config, split, folder, source)
 
 
+def _reach(config: RunConfig, split: str, source: Source) -> Iterator[str]:
+    try:
+        check_reachable(source, storage_options(config))
+    except DataError as error:
+        yield f"data.{split} = {source.name}: {error}"
+
+
 def _plan(config: RunConfig, source: Source) -> Iterator[str]:
     try:
-        build_plan(config, source)
+        plan = build_plan(config, source)
     except DataError as error:
         yield str(error)
+        return
+    if is_url(source.name):
+        yield from _cache(config, source, plan)
+
+
+def _cache(config: RunConfig, source: Source, plan: Plan) -> Iterator[str]:
+    """A node's cache must hold what its workers read from at the same time; how many share a node
+    is not known here, so this is what one needs."""
+    world = config.scale.num_workers
+    windows = [plan.shards_at(0, 0, rank, world)[0] for rank in range(world)]
+    need = max(sum(source.shards[i].bytes for i in window) for window in windows) / 1e9
+    if need > config.data.cache_gb:
+        yield (
+            f"data.cache_gb = {config.data.cache_gb:g}: a worker reads from {len(windows[0])} "
+            f"shards at a time, {need:.3g} GB, and the cache must hold those of all workers on a "
+            "node; raise it, or lower data.block_shards"
+        )
 
 
 def _split_needs_labels(config: RunConfig, split: str) -> bool:
@@ -87,7 +114,10 @@ def _split_needs_labels(config: RunConfig, split: str) -> bool:
 def _labels(config: RunConfig, split: str, data: str, source: Source) -> Iterator[str]:
     folder = labels_folder(config, data)
     try:
-        labels = LabelSet(folder)
+        labels = LabelSet(folder, storage_options(config))
+    except StorageError as error:
+        yield f"data.labels = {config.data.labels}: {error}"
+        return
     except DataError:
         yield (
             f"data.labels = {config.data.labels}: data.{split} = {data} has no such labels, and "
@@ -130,7 +160,7 @@ def _own_past(config: RunConfig) -> Iterator[str]:
     if checkpoint is None:
         return
     try:
-        data = open_source(config.data.train)
+        data = open_source(config.data.train, storage_options(config))
     except DataError:
         return  # reported already
     with data:

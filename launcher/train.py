@@ -47,11 +47,13 @@ def train(config: RunConfig) -> None:
 
 def with_absolute_paths(config: RunConfig) -> RunConfig:
     """Workers may run in another folder than the command."""
-    data = {
+    data: dict[str, str | Path] = {
         split: absolute(path)
         for split in ("train", "val", "test")
         if (path := getattr(config.data, split)) is not None
     }
+    if config.data.cache_dir is not None:
+        data["cache_dir"] = config.data.cache_dir.absolute()
     storage = config.run.storage.absolute()
     return config.model_copy(
         update={

@@ -73,7 +73,7 @@ class NodeCache:
 
     def __init__(self, folder: Path, limit: int, patience: int = 6):
         self._folder = folder
-        self._limit = limit
+        self.limit = limit
         self._patience = patience
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -85,12 +85,19 @@ class NodeCache:
                 "are kept there; set it to a folder on a local disk"
             ) from None
 
-    def open(self, file: RemoteFile, download: Callable[[Path], None]) -> int:
+    def open(
+        self,
+        file: RemoteFile,
+        download: Callable[[Path], None],
+        let_go: Callable[[], object] | None = None,
+    ) -> int:
         """A descriptor of the whole file, fetched if need be. While it is open the file stays.
 
         Args:
             download: fetches into an existing path, verifies, and raises if it cannot. Called by
                 one process of the node at a time; the others wait for it.
+            let_go: called when all is in use, to close what need not be; None: the file is not
+                needed yet, so nothing is waited for.
 
         Raises:
             CacheFullError: what is in use and this file do not fit into the limit together.
@@ -110,8 +117,9 @@ class NodeCache:
                     waiting_for = self._make_room(file, partial)
                 except CacheFullError:
                     full += 1
-                    if full >= self._patience or file.bytes > self._limit:
+                    if let_go is None or full >= self._patience or file.bytes > self.limit:
                         raise
+                    let_go()
                     waiting_for = partial
                 if waiting_for is None:
                     download(partial)
@@ -160,16 +168,16 @@ class NodeCache:
             total = file.bytes + sum(each.bytes for each in found)
             for each in found:
                 stale = each.path.suffix == _PARTIAL
-                if (stale or total > self._limit) and _remove_unlocked(each.path):
+                if (stale or total > self.limit) and _remove_unlocked(each.path):
                     total -= each.bytes
-            if total <= self._limit:
+            if total <= self.limit:
                 return None
             arriving = [each.path for each in found if each.path.suffix == _PARTIAL]
             arriving = [path for path in arriving if path.exists()]
-            if arriving and file.bytes <= self._limit:
+            if arriving and file.bytes <= self.limit:
                 return arriving[0]
         raise CacheFullError(
-            f"data.cache_gb = {self._limit / 1e9:g}: {self._folder}: {file.url} has "
+            f"data.cache_gb = {self.limit / 1e9:g}: {self._folder}: {file.url} has "
             f"{file.bytes / 1e9:.3g} GB, other shards in use on this node "
             f"{(total - file.bytes) / 1e9:.3g} GB: together they must fit; raise data.cache_gb, or "
             "lower data.block_shards, or pack smaller shards"

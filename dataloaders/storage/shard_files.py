@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -12,12 +13,14 @@ from typing import Protocol
 
 from dataloaders.errors import DataError, StorageError
 from dataloaders.storage.ahead import Ahead
-from dataloaders.storage.cache import NodeCache, RemoteFile
+from dataloaders.storage.cache import CacheFullError, NodeCache, RemoteFile
 from dataloaders.storage.folder import LocalFolder, RemoteFolder
 from dataloaders.storage.open_files import OpenFiles
 from dataloaders.storage.options import StorageOptions
 from dataloaders.storage.remote import storage_error
 from dataloaders.storage.retry import BUGS, Stopped, with_retries
+
+logger = logging.getLogger(__name__)
 
 
 class ShardFiles(Protocol):
@@ -80,22 +83,40 @@ class CachedShards:
         self._shards = files
         self._cache = NodeCache(options.cache_dir, options.cache_bytes)
         self._warm = warm
+        self._current: frozenset[int] = frozenset()
+        self._warned = False
         # None stay open but those that are pinned: an open file cannot be removed from the cache.
         self._files = OpenFiles(self._open, 0)
         self._ahead = Ahead(self._fetch, options.threads, "fetch")
 
-    def _open(self, number: int) -> int:
+    def _open(self, number: int, needed: bool = True) -> int:
         file = self._shards[number]
+        let_go = self._unpin if needed else None
         try:
-            return self._cache.open(file, lambda path: self._download(file, path))
+            return self._cache.open(file, lambda path: self._download(file, path), let_go)
         except OSError as error:
             raise storage_error(file.url, "kept in data.cache_dir", error, 1) from error
 
+    def _unpin(self) -> None:
+        self._files.pin(())
+        if not self._warned:
+            self._warned = True
+            logger.warning(
+                "data.cache_gb = %g: too little for the shards that are read from at a time: some "
+                "are fetched again and again; raise it, or lower data.block_shards",
+                self._cache.limit / 1e9,
+            )
+
     def _fetch(self, number: int) -> None:
         try:
-            with self._files.open(number):
-                pass
+            if number in self._current:
+                with self._files.open(number):  # pinned, so it stays open
+                    pass
+            else:
+                os.close(self._open(number, needed=False))
             self._warm(number)
+        except CacheFullError as error:
+            logger.debug("ahead of time: %s", error)
         except Stopped:
             pass
 
@@ -103,6 +124,7 @@ class CachedShards:
         return self._files.open(number)
 
     def prefetch(self, current: Sequence[int], upcoming: Sequence[int]) -> None:
+        self._current = frozenset(current)
         self._files.pin(current)
         self._ahead.replace([*current, *upcoming])
 

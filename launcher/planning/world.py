@@ -12,7 +12,7 @@ from dataloaders.location import is_url
 from dataloaders.open_source import open_source
 from dataloaders.source import Source
 from launcher.config import RunConfig, cross_check
-from launcher.data import build_plan
+from launcher.data import build_plan, storage_options
 from launcher.errors import ConfigError, UserError
 from launcher.planning.shapes import CLIP_SIZE
 
@@ -116,7 +116,7 @@ def epoch_data(world: World) -> EpochData | str:
     if not is_url(folder) and not Path(folder).is_dir():
         return f"data.train = {folder}: not here"
     try:
-        with open_source(folder) as source:
+        with open_source(folder, storage_options(world.config)) as source:
             return _read(world, source)
     except DataError as error:
         return str(error)
@@ -131,7 +131,10 @@ def _read(world: World, source: Source) -> EpochData:
     counts = sorted(len(shards) for shards in nodes)
     sizes = sorted(sum(source.shards[i].bytes for i in shards) for shards in nodes)
     questions = sum(shard.num_questions for shard in source.shards)
-    record = source.read_record(0, source.entries(0)[0])
+    clip = CLIP_SIZE
+    if not is_url(source.name):  # a record of a URL would cost a whole shard
+        record = source.read_record(0, source.entries(0)[0])
+        clip = (record.width or CLIP_SIZE[0], record.height or CLIP_SIZE[1])
     return EpochData(
         samples=sum(shard.num_samples for shard in source.shards),
         questions=questions,
@@ -142,5 +145,5 @@ def _read(world: World, source: Source) -> EpochData:
         shards_per_node=(counts[0], counts[-1]),
         bytes_per_node=(sizes[0], sizes[-1]),
         pairs_per_visit=questions / plan.total_visits,
-        clip=(record.width or CLIP_SIZE[0], record.height or CLIP_SIZE[1]),
+        clip=clip,
     )

@@ -138,11 +138,13 @@ def test_one_that_finds_no_room_waits_for_what_is_on_its_way(tmp_path: Path):
         assert go.wait(60)
         writer(20)(path)
 
-    cache = NodeCache(tmp_path / "cache", 30)  # as it is by default: a use may end
+    cache = NodeCache(tmp_path / "cache", 30)
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(lambda: os.close(cache.open(file("a", 20), slow)))
         assert begun.wait(60)
-        second = pool.submit(get, cache, "b", 20)
+        second = pool.submit(
+            lambda: os.close(cache.open(file("b", 20), writer(20), let_go=lambda: None))
+        )
         go.set()
         first.result()
         second.result()
