@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -43,10 +43,8 @@ def serve(folder: Path, latency_s: float, pipe: Connection) -> None:
         url = s3.upload(folder, "bench")
         s3.proxy.latency_s = latency_s
         pipe.send((url, s3.env()))
-        try:
+        with suppress(EOFError):
             pipe.recv()
-        except EOFError:
-            pass
 
 
 @contextmanager
