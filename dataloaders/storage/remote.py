@@ -6,6 +6,7 @@ Credentials are found as each service's own tools find them: environment, profil
 from __future__ import annotations
 
 import errno
+import logging
 from typing import Any
 
 from dataloaders.errors import StorageError
@@ -46,6 +47,8 @@ def file_system(url: str, options: StorageOptions) -> Any:
         )
         raise StorageError(f"{url}: {protocol}:// cannot be read ({error}); {remedy}") from None
     if protocol in ("s3", "s3a"):
+        for library in ("botocore", "aiobotocore"):  # which credentials were found, on every start
+            logging.getLogger(library).setLevel(logging.WARNING)
         system.retries = 1  # of requests: ours are the only retries, so that a limit is a limit
     return system
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from launcher.config import RunConfig, dump
 from launcher.data import storage_options
 from launcher.errors import PreflightError
 from launcher.preflight import claim, preflight
+from tests.conftest import ROOT
 from tests.dataloaders.s3_server import S3
 from tests.launcher.conftest import MODEL
 
@@ -86,3 +89,20 @@ def test_the_label_command_reads_and_writes_there(
     assert main(["label", str(config.data.val), "--compare"]) == 2
     assert "--out" in capsys.readouterr().err
     assert GCGConfig(**MODEL) == config.model
+
+
+@pytest.mark.slow
+def test_two_workers_train_from_s3_and_fetch_each_shard_once(
+    remote: MakeConfig, s3: S3, tmp_path: Path
+):
+    config = remote(prefetch_steps=1)
+    path = tmp_path / "run.yaml"
+    path.write_text(dump(config), encoding="utf-8")
+    command = [sys.executable, "-m", "launcher.cli", "train", str(path)]
+    command += ["--set", "engine.precision=fp32", "--set", "optim.steps=3"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=250)
+    assert done.returncode == 0, done.stderr
+    assert (config.folder / "final").is_dir()
+    fetched = [place for method, place in s3.proxy.requests if place.endswith(".tar")
+               and method == "GET"]  # fmt: skip
+    assert len(fetched) == len(set(fetched)) > 0
