@@ -1,4 +1,4 @@
-"""The one error that tells a user what is wrong with the data."""
+"""The errors that tell a user what is wrong with the data, and with the place they lie at."""
 
 from __future__ import annotations
 
@@ -12,3 +12,8 @@ class DataError(ValueError):
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))
+
+
+class StorageError(DataError):
+    """The place data lie at, or the cache for them, failed: no clip's fault, so no clip is skipped
+    for it (which clips a run learns from must not depend on the network)."""

@@ -23,6 +23,9 @@ from dataloaders.source import Source
 from dataloaders.time_limit import DECODE_TIMEOUT_S
 from dataloaders.visits import Visit, num_chunks, visits_of_shard
 
+# Shards fetched from a URL ahead of the one that is being read.
+SHARDS_AHEAD = 2
+
 
 @dataclass(frozen=True)
 class SkippedQuestion:
@@ -154,6 +157,10 @@ class EvalLoader:
     def _visit(self, number: int) -> Visit:
         shard = bisect_right(self._ends, number)
         if self._table[0] != shard:  # visits come in order, so one shard's table is enough
+            first, last = (bisect_right(self._ends, n) for n in (self._range[0], self._range[-1]))
+            # Clips of the shard before may not all be read yet.
+            current = range(max(first, shard - 1), shard + 1)
+            self._fetcher.prefetch(current, range(shard + 1, min(shard + SHARDS_AHEAD, last) + 1))
             counts = [entry.num_questions for entry in self._source.entries(shard)]
             self._table = (shard, visits_of_shard(counts, self._questions_per_visit))
         first = self._ends[shard - 1] if shard else 0

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dataloaders.decode import decode_frames
-from dataloaders.errors import DataError
+from dataloaders.errors import DataError, StorageError
 from dataloaders.frames import uniform_indices
 from dataloaders.index import SampleEntry
 from dataloaders.labels import Label, LabelSet
@@ -107,12 +107,20 @@ class Fetcher:
         self._limit = TimeLimit(decode_timeout_s)
         self._hung: dict[tuple[int, int], str] = {}
 
+    def prefetch(self, current: Sequence[int], upcoming: Sequence[int]) -> None:
+        """Get these shards and their labels in the background, as ``Source.prefetch``."""
+        self._source.prefetch(current, upcoming)
+        if self._labels is not None:
+            shards = self._source.shards
+            self._labels.prefetch([shards[i].stem for i in (*current, *upcoming)])
+
     def clip(self, shard: int, number: int) -> Clip | BadSample:
-        """One sample, or why there is none. Which index entry it has must be readable: an index
-        that is not is the data set's fault, not the clip's, and is raised.
+        """One sample, or why there is none. Which index entry it has must be readable, and its
+        storage reachable: what is not is no clip's fault, and is raised.
 
         Raises:
             TooManyStuckError: so many decodes hang that the process cannot go on.
+            StorageError: the place of the data cannot be reached.
             DataError: the index is damaged.
         """
         entry = self._source.entries(shard)[number]
@@ -129,7 +137,7 @@ class Fetcher:
                 name=entry.video.name,
             )
             return Clip(sample.record, self._limit.run(work, entry.video.name))
-        except (MemoryError, TooManyStuckError):
+        except (MemoryError, StorageError, TooManyStuckError):
             raise
         except TimeLimitError as error:
             reason = self._hung[shard, number] = str(error)
@@ -155,6 +163,8 @@ class Fetcher:
     def close(self) -> None:
         """End the threads that wait for work; a later clip starts new ones."""
         self._limit.close()
+        if self._labels is not None:
+            self._labels.close()
 
     def labels(self, shard: int, video: Video, questions: list[Question]) -> list[Label] | None:
         """The questions' labels; None without a label set.
@@ -179,6 +189,10 @@ class MixedFetcher:
     def clip(self, shard: int, number: int) -> Clip | BadSample:
         part, own = self._source.locate(shard)
         return self._fetchers[part].clip(own, number)
+
+    def prefetch(self, current: Sequence[int], upcoming: Sequence[int]) -> None:
+        for part, fetcher in enumerate(self._fetchers):
+            fetcher.prefetch(*(self._source.own_shards(part, each) for each in (current, upcoming)))
 
     def labels(self, shard: int, video: Video, questions: list[Question]) -> list[Label] | None:
         part, own = self._source.locate(shard)

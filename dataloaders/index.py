@@ -17,7 +17,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from dataloaders.errors import DataError
+from dataloaders.errors import DataError, StorageError
+from dataloaders.storage.folder import Folder, LocalFolder, open_folder
 
 INDEX_NAME = "index.json"
 INDEX_VERSION = 1
@@ -204,15 +205,17 @@ def write_index(folder: Path, index: DatasetIndex) -> None:
     write_atomic(folder / INDEX_NAME, json.dumps(body, indent=1) + "\n")
 
 
-def read_index(folder: Path) -> DatasetIndex:
+def read_index(place: Path | Folder) -> DatasetIndex:
     """Read ``index.json``.
 
     Raises:
         DataError: it is missing, unreadable, of another version, or lists no shard.
+        StorageError: its URL cannot be reached.
     """
-    path = folder / INDEX_NAME
+    folder = open_folder(place) if isinstance(place, Path) else place
+    path = folder.at(INDEX_NAME)
     try:
-        body: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        body: dict[str, Any] = json.loads(folder.read(INDEX_NAME))
         version = body["version"]
         if version != INDEX_VERSION:
             raise DataError(
@@ -224,7 +227,8 @@ def read_index(folder: Path) -> DatasetIndex:
         )
         index = DatasetIndex(shards, str(body["input"]))
     except FileNotFoundError:
-        what = "no such folder" if not folder.is_dir() else "not a complete packed data set"
+        absent = isinstance(folder, LocalFolder) and not folder.path.is_dir()
+        what = "no such folder" if absent else "not a complete packed data set"
         raise DataError(f"{path}: missing: {what}; make it with `gcg pack`") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
@@ -241,18 +245,23 @@ def _int_keys(counts: Mapping[str, int]) -> dict[int, int]:
     return {int(number): times for number, times in counts.items()}
 
 
-def read_entries(folder: Path, shard: ShardInfo) -> list[SampleEntry]:
+def read_entries(place: Path | Folder, shard: ShardInfo) -> list[SampleEntry]:
     """The samples of one shard, in tar order.
 
     Raises:
         DataError: the sidecar is missing or damaged, or disagrees with ``index.json``.
+        StorageError: its URL cannot be reached.
     """
-    path = folder / shard.entries_name
+    folder = open_folder(place) if isinstance(place, Path) else place
+    path = folder.at(shard.entries_name)
     try:
-        with path.open(encoding="utf-8") as lines:
-            entries = [_parse_entry(line) for line in lines]
+        lines = folder.read(shard.entries_name).splitlines()
+        entries = [_parse_entry(line) for line in lines]
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); {_REMEDY}") from None
+        why = error.strerror or "missing"
+        raise DataError(f"{path}: cannot be read ({why}); {_REMEDY}") from None
+    except StorageError:
+        raise
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: not a shard index ({error!r}); {_REMEDY}") from None
     counts = Counter(entry.num_questions for entry in entries)
@@ -264,7 +273,7 @@ def read_entries(folder: Path, shard: ShardInfo) -> list[SampleEntry]:
     return entries
 
 
-def _parse_entry(line: str) -> SampleEntry:
+def _parse_entry(line: bytes) -> SampleEntry:
     row = json.loads(line)
     row["video"] = Member(**row["video"])
     row["record"] = Member(**row["record"])

@@ -10,14 +10,15 @@ import json
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dataloaders.errors import DataError
-from dataloaders.index import write_atomic
 from dataloaders.manifest import describe
+from dataloaders.storage.ahead import Ahead
+from dataloaders.storage.folder import LocalFolder, open_folder
+from dataloaders.storage.options import StorageOptions
 
 LABELS_VERSION = 1
 META_NAME = "meta.json"
@@ -82,25 +83,34 @@ class LabelSet:
     """Reads a label set. Safe from several threads.
 
     Args:
-        folder: where ``meta.json`` lies.
+        place: where ``meta.json`` lies, a path or a URL.
+        storage: settings for a URL.
         max_shards: shards whose labels are kept in memory. A rank draws from its streams times
             ``block_shards`` shards at a time; keep more than that.
 
     Raises:
         DataError: no label set there, or one of another version.
+        StorageError: its URL cannot be reached.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], *, max_shards: int = 256):
-        self.folder = Path(folder)
+    def __init__(
+        self,
+        place: str | os.PathLike[str],
+        storage: StorageOptions | None = None,
+        *,
+        max_shards: int = 256,
+    ):
+        self._folder = open_folder(place, storage)
         self.meta = self._read_meta()
         self._max_shards = max_shards
         self._lock = threading.Lock()
         self._shards: OrderedDict[str, ShardLabels] = OrderedDict()
+        self._ahead = Ahead(self.for_shard, 1, "labels")
 
     def _read_meta(self) -> LabelMeta:
-        path = self.folder / META_NAME
+        path = self._folder.at(META_NAME)
         try:
-            meta = LabelMeta.model_validate_json(path.read_bytes())
+            meta = LabelMeta.model_validate_json(self._folder.read(META_NAME))
         except OSError:
             raise DataError(f"{path}: missing: not a label set; {_REMEDY}") from None
         except ValidationError as error:
@@ -132,8 +142,8 @@ class LabelSet:
             made_with = getattr(self.meta, name)
             if value is not None and value != made_with:
                 raise DataError(
-                    f"{self.folder / META_NAME}: {name}: the labels were made with {made_with!r}, "
-                    f"this run has {value!r}; {_REMEDY} again"
+                    f"{self._folder.at(META_NAME)}: {name}: the labels were made with "
+                    f"{made_with!r}, this run has {value!r}; {_REMEDY} again"
                 )
 
     def for_shard(self, stem: str) -> ShardLabels:
@@ -146,7 +156,7 @@ class LabelSet:
             if stem in self._shards:
                 self._shards.move_to_end(stem)
                 return self._shards[stem]
-        labels = self._read_shard(self.folder / f"{stem}.jsonl")
+        labels = self._read_shard(f"{stem}.jsonl")
         with self._lock:
             self._shards[stem] = labels
             if len(self._shards) > self._max_shards:
@@ -162,17 +172,28 @@ class LabelSet:
         label = self.for_shard(stem).get((video, question))
         if label is None:
             raise DataError(
-                f"{self.folder / stem}.jsonl: video {video!r}, question {question!r}: no label; "
+                f"{self._folder.at(stem)}.jsonl: video {video!r}, question {question!r}: no label; "
                 f"every question that is trained on needs one; {_REMEDY} again"
             )
         return label
 
-    def _read_shard(self, path: Path) -> ShardLabels:
+    def prefetch(self, stems: Sequence[str]) -> None:
+        """Read these shards' labels in the background; nothing to do for a local folder."""
+        if not isinstance(self._folder, LocalFolder):
+            self._ahead.replace(stems)
+
+    def close(self) -> None:
+        """End the background thread; reading goes on working."""
+        self._ahead.close()
+
+    def _read_shard(self, name: str) -> ShardLabels:
+        path = self._folder.at(name)
         rows: dict[tuple[str, str], bytes] = {}
         try:
-            lines = path.read_bytes().splitlines()
+            lines = self._folder.read(name).splitlines()
         except OSError as error:
-            raise DataError(f"{path}: cannot be read ({error.strerror}); {_REMEDY}") from None
+            why = error.strerror or "missing"
+            raise DataError(f"{path}: cannot be read ({why}); {_REMEDY}") from None
         for number, line in enumerate(lines, start=1):
             try:
                 label = Label.model_validate_json(line)
@@ -200,25 +221,27 @@ def check_label(label: Label, meta: LabelMeta, where: str) -> None:
 
 
 def write_labels(
-    folder: str | os.PathLike[str],
+    place: str | os.PathLike[str],
     meta: LabelMeta,
     rows_by_shard: Mapping[str, Iterable[Label]] | Iterable[tuple[str, Iterable[Label]]],
+    storage: StorageOptions | None = None,
 ) -> int:
     """Write a label set; returns the number of labels.
 
     Args:
+        place: a path or a URL that can be written to.
         rows_by_shard: shard stem -> labels, as a mapping or as pairs that may be made on the fly.
 
     Raises:
         DataError: a label that does not fit ``meta``, or a question labelled twice.
+        StorageError: its URL cannot be reached or written to.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / META_NAME).unlink(missing_ok=True)
+    folder = open_folder(place, storage)
+    folder.remove(META_NAME)
     pairs = rows_by_shard.items() if isinstance(rows_by_shard, Mapping) else rows_by_shard
     total = 0
     for stem, labels in pairs:
-        path = folder / f"{stem}.jsonl"
+        path = folder.at(f"{stem}.jsonl")
         seen: set[tuple[str, str]] = set()
         lines = []
         for label in labels:
@@ -228,9 +251,9 @@ def write_labels(
                 raise DataError(f"{where}: labelled twice; a question has one label")
             seen.add((label.video, label.question))
             lines.append(_dump(label))
-        write_atomic(path, "".join(lines))
+        folder.write(f"{stem}.jsonl", "".join(lines).encode())
         total += len(lines)
-    write_atomic(folder / META_NAME, meta.model_dump_json(indent=1) + "\n")
+    folder.write(META_NAME, f"{meta.model_dump_json(indent=1)}\n".encode())
     return total
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -154,7 +155,16 @@ class Loader:
         return batch
 
     def _jobs(self, epoch: int, step: int) -> Iterator[Job[StepBatch]]:
+        # A step whose clips are not all read yet may still need the shards of the one before.
+        recent: deque[list[int]] = deque(maxlen=self._depth + 1)
+        told = None
         while True:
+            current, upcoming = self._plan.shards_at(epoch, step, self._rank, self._world_size)
+            recent.append(current)
+            reading = list(dict.fromkeys(shard for shards in recent for shard in shards))
+            if told != (reading, upcoming):
+                told = (reading, upcoming)
+                self._fetcher.prefetch(reading, upcoming)
             shares = self._plan.visits(epoch, step, self._rank, self._world_size)
             parts = [
                 partial(self._load, epoch, step, stream * self._plan.share + i, visit)

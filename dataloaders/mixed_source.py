@@ -43,6 +43,15 @@ class MixedSource:
         part = bisect.bisect_right(self.first, shard) - 1
         return part, shard - self.first[part]
 
+    def own_shards(self, part: int, shards: Sequence[int]) -> list[int]:
+        """Those of ``shards`` that are of one part, by its own numbers."""
+        located = map(self.locate, shards)
+        return [own for number, own in located if number == part]
+
+    def prefetch(self, current: Sequence[int], upcoming: Sequence[int]) -> None:
+        for number, part in enumerate(self.parts):
+            part.prefetch(self.own_shards(number, current), self.own_shards(number, upcoming))
+
     def entries(self, shard: int) -> Sequence[SampleEntry]:
         part, own = self.locate(shard)
         return self.parts[part].entries(own)

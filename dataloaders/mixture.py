@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from dataloaders.errors import DataError
 from dataloaders.layout import check_layout, check_minimum
-from dataloaders.plan import Plan
+from dataloaders.plan import Plan, in_turn
 from dataloaders.seeds import int63
 from dataloaders.source import Source
 from dataloaders.visits import Visit
@@ -181,6 +181,38 @@ class MixturePlan:
             [self._visit(epoch, stream, start + i) for i in range(self.share)] for stream in streams
         ]
 
+    def shards_at(
+        self, epoch: int, step: int, rank: int, world_size: int
+    ) -> tuple[list[int], list[int]]:
+        """Which shards a rank reads in a step, and which come next; as :meth:`Plan.shards_at`."""
+        start, stop = step * self.share, (step + 1) * self.share
+        current: list[int] = []
+        upcoming: list[list[int]] = []
+        for stream in self.streams_of(rank, world_size):
+            before, after = (self._counts(epoch, stream, slot) for slot in (start, stop))
+            for part, quota in enumerate(self.quotas):
+                if quota:
+                    # A set that this step makes no visit of is where its next one is.
+                    first = epoch * quota + before[part]
+                    last = max(first, epoch * quota + after[part] - 1)
+                    now, later = self._window(part, stream, first, last)
+                    current += now
+                    upcoming.append(later)
+        return current, in_turn(upcoming, current)
+
+    def _window(self, part: int, stream: int, first: int, last: int) -> tuple[list[int], list[int]]:
+        """As :meth:`Plan.window`, for visits of one set counted over the whole run."""
+        plan, passes = self._plans[part], self._passes[part]
+        begin, end = divmod(first, passes), divmod(last, passes)
+        now: list[int] = []
+        if begin[0] != end[0]:
+            now += plan.window(begin[0], stream, begin[1], passes - 1)[0]
+            begin = (end[0], 0)
+        here, later = plan.window(end[0], stream, begin[1], end[1])
+        later = later or plan.window(end[0] + 1, stream, 0, 0)[0]
+        offset = self._first[part]
+        return [offset + shard for shard in now + here], [offset + shard for shard in later]
+
     def replacement(self, epoch: int, step: int, position: int, attempt: int) -> Visit:
         """The visit to make instead of a bad one: of the same set, as :meth:`Plan.replacement`."""
         stream, offset = divmod(position, self.share)
@@ -205,13 +237,28 @@ class MixturePlan:
         visit = self._plans[draw.part].visit(pass_number, stream, place)
         return visit._replace(shard=visit.shard + self._first[draw.part])
 
+    def _counts(self, epoch: int, stream: int, slot: int) -> list[int]:
+        """How many visits of each set a stream has made in an epoch before a slot, 0..T."""
+        total, counts = sum(self.quotas), []
+        for part, quota in enumerate(self.quotas):
+            counts.append(self._before(epoch, stream, part, slot, quota, total))
+            slot -= counts[-1]
+            total -= quota
+        return counts
+
+    def _before(self, epoch: int, stream: int, part: int, slot: int, quota: int, total: int) -> int:
+        """Of the first ``slot`` of ``total`` visits, those of a set that has ``quota`` of them."""
+        if not quota:
+            return 0
+        phase = int63("mixture", self.seed, epoch, stream, part) % total
+        return (slot * quota + phase) // total
+
     def _draw(self, epoch: int, stream: int, slot: int) -> _Draw:
         """Which visit of which set a stream makes at a slot, 0..T-1, of an epoch."""
         total = sum(self.quotas)
         for part, quota in enumerate(self.quotas):
-            phase = int63("mixture", self.seed, epoch, stream, part) % total
-            before = (slot * quota + phase) // total
-            if ((slot + 1) * quota + phase) // total > before:
+            before = self._before(epoch, stream, part, slot, quota, total)
+            if self._before(epoch, stream, part, slot + 1, quota, total) > before:
                 return _Draw(part, epoch * quota + before)
             slot -= before
             total -= quota

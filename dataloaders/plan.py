@@ -16,7 +16,8 @@ from __future__ import annotations
 import heapq
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import zip_longest
 from typing import NamedTuple
 
 import numpy as np
@@ -223,6 +224,33 @@ class Plan:
         block = self._block_at(epoch, stream, position)
         return Visit(*block.visits[position - block.first].tolist(), epoch=epoch)
 
+    def shards_at(
+        self, epoch: int, step: int, rank: int, world_size: int
+    ) -> tuple[list[int], list[int]]:
+        """Which shards a rank reads in a step, and which come next.
+
+        Returns:
+            The shards of the blocks that its streams are in, and those of the blocks after them
+            (at an epoch's end, of the next epoch's first), each stream's next one in turn.
+        """
+        first, last = step * self.share, (step + 1) * self.share - 1
+        ends = step + 1 == self.steps_per_epoch(epoch)
+        current: list[int] = []
+        upcoming: list[list[int]] = []
+        for stream in self.streams_of(rank, world_size):
+            now, after = self.window(epoch, stream, first, last)
+            current += now
+            upcoming.append(self.window(epoch + 1, stream, 0, 0)[0] if ends or not after else after)
+        return current, in_turn(upcoming, current)
+
+    def window(self, epoch: int, stream: int, first: int, last: int) -> tuple[list[int], list[int]]:
+        """The shards of the blocks that positions ``first`` to ``last`` of a stream are in, and
+        those of the block after them."""
+        shards, ends = self._epoch(epoch).of(stream)
+        size = self.block_shards
+        begin, end = np.searchsorted(ends, [first, last], side="right") // size * size
+        return shards[begin : end + size].tolist(), shards[end + size : end + 2 * size].tolist()
+
     def replacement(self, epoch: int, step: int, position: int, attempt: int) -> Visit:
         """The visit to make instead of one whose clip is bad.
 
@@ -307,3 +335,11 @@ class Plan:
             parts.append(np.insert(visits, 0, shard, axis=1))
         joined = np.concatenate(parts)
         return joined[permutation(len(joined), "visits", self.seed, *key)]
+
+
+def in_turn(streams: Sequence[Sequence[int]], without: Collection[int]) -> list[int]:
+    """The shards of several streams, each stream's next one in turn, those in ``without`` left
+    out."""
+    turns = (shard for turn in zip_longest(*streams) for shard in turn)
+    soon = dict.fromkeys(shard for shard in turns if shard is not None)
+    return [shard for shard in soon if shard not in without]

@@ -31,7 +31,8 @@ class Source(Protocol):
     * ``entries(i)`` is cheap (an index, never a scan), lists shard i's samples in a fixed order,
       and gives each one's key, frame count and number of questions;
     * ``read(i, entry)`` is random access, safe from many threads at once, and raises DataError
-      rather than return damaged bytes; ``read_record(i, entry)`` reads the record alone.
+      rather than return damaged bytes; ``read_record(i, entry)`` reads the record alone;
+    * ``prefetch`` changes nothing but the time that reading takes.
     """
 
     @property
@@ -50,6 +51,12 @@ class Source(Protocol):
     def read(self, shard: int, entry: SampleEntry) -> Sample: ...
 
     def read_record(self, shard: int, entry: SampleEntry) -> Video: ...
+
+    def prefetch(self, current: Sequence[int], upcoming: Sequence[int]) -> None:
+        """Told by a loader which shards are being read and which come next, soonest first, so
+        that they can be fetched in the background. Returns at once; nothing to do for local data.
+        """
+        ...
 
     def close(self) -> None: ...
 

@@ -7,17 +7,19 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from dataloaders.errors import DataError
+from dataloaders.errors import DataError, StorageError
 from dataloaders.index import Member, SampleEntry, ShardInfo, crc32_of, read_entries, read_index
 from dataloaders.manifest import Video, describe
 from dataloaders.recover import rebuild_entries
 from dataloaders.source import Sample
+from dataloaders.storage.folder import LocalFolder, open_folder
+from dataloaders.storage.options import StorageOptions
+from dataloaders.storage.shard_files import open_shards
 
 logger = logging.getLogger(__name__)
 
@@ -27,9 +29,13 @@ _REMEDY = "repair it with `gcg inspect SHARDS --repair OUT`, or run `gcg pack` a
 class TarSource:
     """A folder of WebDataset tars with the sidecar index that ``pack`` writes.
 
+    At a URL, a tar is fetched whole into the node's cache when a sample of it is read, or before
+    (``prefetch``), and read from there.
+
     Args:
-        folder: where ``index.json`` lies.
-        max_open: tars kept open at a time.
+        place: where ``index.json`` lies, a path or a URL.
+        storage: settings for a URL.
+        max_open: local tars kept open at a time.
         max_indexed: shards whose index is kept in memory; the rest is read again when needed. A
             rank draws from its streams times ``block_shards`` shards at a time; keep more.
         retries: how often an operating-system error (a network file system's hiccup) is tried
@@ -39,23 +45,31 @@ class TarSource:
             refused sample by sample.
 
     Raises:
-        DataError: no index, no shards, or a larger share in damaged tars.
+        DataError: no index, no shards, or a larger share in damaged local tars.
+        StorageError: a URL that cannot be reached.
     """
 
     def __init__(
         self,
-        folder: str | os.PathLike[str],
+        place: str | os.PathLike[str],
+        storage: StorageOptions | None = None,
         *,
         max_open: int = 64,
         max_indexed: int = 256,
         retries: int = 2,
         max_lost_share: float = 0.0,
     ):
-        self._folder = Path(folder)
-        self._index = read_index(self._folder)
+        self._place = open_folder(place, storage)
+        self._index = read_index(self._place)
         self._fingerprint = self._index.fingerprint
-        self._check_sizes(max_lost_share)
-        self._files = _OpenFiles(max_open)
+        if isinstance(self._place, LocalFolder):
+            self._check_sizes(self._place.path, max_lost_share)
+        self._files = open_shards(
+            self._place,
+            [(shard.name, shard.bytes, shard.sha256) for shard in self._index.shards],
+            max_open=max_open,
+            warm=self.entries,
+        )
         self._retries = retries
         self._max_indexed = max_indexed
         self._entries: OrderedDict[int, list[SampleEntry]] = OrderedDict()
@@ -63,11 +77,7 @@ class TarSource:
 
     @property
     def name(self) -> str:
-        return str(self._folder)
-
-    @property
-    def folder(self) -> Path:
-        return self._folder
+        return self._place.location
 
     @property
     def shards(self) -> Sequence[ShardInfo]:
@@ -77,11 +87,11 @@ class TarSource:
     def fingerprint(self) -> str:
         return self._fingerprint
 
-    def _check_sizes(self, max_lost_share: float) -> None:
+    def _check_sizes(self, folder: Path, max_lost_share: float) -> None:
         faults, lost, total = [], 0, 0
         for shard in self._index.shards:
             total += shard.num_samples
-            fault = self._fault(shard)
+            fault = _fault(folder / shard.name, shard)
             if fault is not None:
                 faults.append(fault)
                 lost += shard.num_samples
@@ -91,16 +101,6 @@ class TarSource:
         for fault in faults:
             logger.warning("%s; those of its clips that cannot be read are skipped", fault)
 
-    def _fault(self, shard: ShardInfo) -> str | None:
-        path = self._folder / shard.name
-        try:
-            size = path.stat().st_size
-        except OSError as error:
-            return f"{path}: in the index but {error.strerror}"
-        if size == shard.bytes:
-            return None
-        return f"{path}: {size} bytes, its index says {shard.bytes}: the index does not fit its tar"
-
     def entries(self, shard: int) -> Sequence[SampleEntry]:
         with self._lock:
             if shard in self._entries:
@@ -108,50 +108,64 @@ class TarSource:
                 return self._entries[shard]
         info = self._index.shards[shard]
         try:
-            entries = read_entries(self._folder, info)
+            entries = read_entries(self._place, info)
+        except StorageError:
+            raise
         except DataError as fault:
-            entries = rebuild_entries(self._folder, info, fault)
+            if not isinstance(self._place, LocalFolder):
+                raise
+            entries = rebuild_entries(self._place.path, info, fault)
         with self._lock:
             self._entries[shard] = entries
             if len(self._entries) > self._max_indexed:
                 self._entries.popitem(last=False)
         return entries
 
+    def prefetch(self, current: Sequence[int], upcoming: Sequence[int]) -> None:
+        self._files.prefetch(current, upcoming)
+
     def read(self, shard: int, entry: SampleEntry) -> Sample:
         """Read one sample and verify it.
 
         Raises:
             DataError: short read, checksum mismatch, or a record that is not a manifest row.
+            StorageError: the shard's URL cannot be reached, or its cache not be used.
             OSError: the file system failed more than ``retries`` times.
         """
-        path = self._folder / self._index.shards[shard].name
         record = self.read_record(shard, entry)
-        return Sample(entry.key, self._member(path, entry.video), record)
+        return Sample(entry.key, self._member(shard, entry.video), record)
 
     def read_record(self, shard: int, entry: SampleEntry) -> Video:
         """Read a sample's record alone; errors as ``read``."""
-        path = self._folder / self._index.shards[shard].name
         try:
-            return Video.model_validate_json(self._member(path, entry.record))
+            return Video.model_validate_json(self._member(shard, entry.record))
         except ValidationError as error:
-            raise DataError(f"{path}: {entry.record.name}: {describe(error)}; {_REMEDY}") from None
-
-    def _member(self, path: Path, member: Member) -> bytes:
-        data = self._pread(path, member.offset, member.size)
-        if len(data) != member.size or crc32_of(data) != member.crc32:
             raise DataError(
-                f"{path}: {member.name}: {len(data)} bytes with CRC-32 {crc32_of(data):08x}, its "
-                f"index says {member.size} with {member.crc32:08x}; {_REMEDY}"
+                f"{self._path(shard)}: {entry.record.name}: {describe(error)}; {_REMEDY}"
+            ) from None
+
+    def _path(self, shard: int) -> str:
+        return self._place.at(self._index.shards[shard].name)
+
+    def _member(self, shard: int, member: Member) -> bytes:
+        data = self._pread(shard, member.offset, member.size)
+        if not _is_whole(data, member) and self._files.refetch(shard):
+            data = self._pread(shard, member.offset, member.size)
+        if not _is_whole(data, member):
+            raise DataError(
+                f"{self._path(shard)}: {member.name}: {len(data)} bytes with CRC-32 "
+                f"{crc32_of(data):08x}, its index says {member.size} with {member.crc32:08x}; "
+                f"{_REMEDY}"
             )
         return data
 
-    def _pread(self, path: Path, offset: int, size: int) -> bytes:
+    def _pread(self, shard: int, offset: int, size: int) -> bytes:
         for attempt in range(self._retries + 1):
             try:
-                with self._files.open(path) as fd:
+                with self._files.open(shard) as fd:
                     return _pread_all(fd, offset, size)
             except FileNotFoundError as error:
-                raise DataError(f"{path}: {error.strerror}; {_REMEDY}") from None
+                raise DataError(f"{self._path(shard)}: {error.strerror}; {_REMEDY}") from None
             except OSError:
                 if attempt == self._retries:
                     raise
@@ -169,6 +183,20 @@ class TarSource:
         self.close()
 
 
+def _fault(path: Path, shard: ShardInfo) -> str | None:
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        return f"{path}: in the index but {error.strerror}"
+    if size == shard.bytes:
+        return None
+    return f"{path}: {size} bytes, its index says {shard.bytes}: the index does not fit its tar"
+
+
+def _is_whole(data: bytes, member: Member) -> bool:
+    return len(data) == member.size and crc32_of(data) == member.crc32
+
+
 def _pread_all(fd: int, offset: int, size: int) -> bytes:
     # One call returns at most 2 GiB, and may return less on a network file system.
     parts = []
@@ -180,38 +208,3 @@ def _pread_all(fd: int, offset: int, size: int) -> bytes:
         offset += len(part)
         size -= len(part)
     return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-class _OpenFiles:
-    """At most ``limit`` files open, least recently used closed first, never one that is in use."""
-
-    def __init__(self, limit: int):
-        self._limit = limit
-        self._lock = threading.Lock()
-        self._open: OrderedDict[Path, tuple[int, int]] = OrderedDict()  # path -> fd, users
-
-    @contextmanager
-    def open(self, path: Path) -> Iterator[int]:
-        with self._lock:
-            fd, users = self._open.pop(path, (-1, 0))
-            if fd < 0:
-                fd = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-            self._open[path] = (fd, users + 1)
-            self._evict()
-        try:
-            yield fd
-        finally:
-            with self._lock:
-                fd, users = self._open[path]
-                self._open[path] = (fd, users - 1)
-                self._evict()
-
-    def _evict(self) -> None:
-        idle = [path for path, (_, users) in self._open.items() if users == 0]
-        for path in idle[: max(0, len(self._open) - self._limit)]:
-            os.close(self._open.pop(path)[0])
-
-    def close(self) -> None:
-        with self._lock:
-            for path in [path for path, (_, users) in self._open.items() if users == 0]:
-                os.close(self._open.pop(path)[0])

@@ -22,8 +22,8 @@ def build_parser() -> argparse.ArgumentParser:
     data_commands.add_to(stages)
 
     stage = stages.add_parser("label", help="find the frames each training question is about")
-    stage.add_argument("data", type=Path, nargs="+", metavar="DATA", help="packed folders")
-    stage.add_argument("--config", type=Path, help="run file whose model: section fits the labels")
+    stage.add_argument("data", nargs="+", metavar="DATA", help="packed folders or URLs")
+    stage.add_argument("--config", type=Path, help="run file: its model, and data.cache_*")
     stage.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     _label_arguments(stage)
     stage.set_defaults(run=commands.label)

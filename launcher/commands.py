@@ -7,12 +7,8 @@ import json
 import logging
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from launcher.errors import UserError
-
-if TYPE_CHECKING:
-    from gcg.config import GCGConfig
 
 log = logging.getLogger(__name__)
 Command = Callable[[argparse.Namespace], int]
@@ -50,22 +46,22 @@ def say(text: str) -> None:
 
 
 def label(args: argparse.Namespace) -> int:
-    from launcher.label_command import run_label
-
-    run_label(args, _model_section(args), say)
-    return 0
-
-
-def _model_section(args: argparse.Namespace) -> GCGConfig:
+    from dataloaders.storage.options import StorageOptions
     from gcg.config import GCGConfig
+    from launcher.label_command import run_label
 
     if args.config is None:
         if args.overrides:
             raise UserError("--set: changes a run file's values; give the file with --config")
-        return GCGConfig.model_validate({})
-    from launcher.config import load_run_config
+        model, storage = GCGConfig.model_validate({}), StorageOptions()
+    else:
+        from launcher.config import load_run_config
+        from launcher.data import storage_options
 
-    return load_run_config(args.config, args.overrides).model
+        config = load_run_config(args.config, args.overrides)
+        model, storage = config.model, storage_options(config)
+    run_label(args, model, storage, say)
+    return 0
 
 
 def convert(args: argparse.Namespace) -> int:

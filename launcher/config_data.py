@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
@@ -62,6 +63,11 @@ class DataSection(Section):
     decoder: Literal["host", "dali"] = Field(
         "host", description="dali: NVDEC on a GPU; on a CPU it decodes VP9 alone"
     )
+    cache_dir: Path | None = Field(
+        default=None, description="where a node keeps shards of a URL; null: ~/.cache/gcg-train"
+    )
+    cache_gb: float = Field(default=64.0, gt=0, description="the most that lies there; 10^9 bytes")
+    retries: int = Field(default=6, ge=0, description="of a request to a URL that failed")
     decode_threads: int = Field(
         default=2, ge=1, description="clips decoded at a time; with dali also the most in a batch"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from dataloaders.fetch import ClipDecoder, HostDecoder
@@ -15,6 +16,7 @@ from dataloaders.open_source import open_source
 from dataloaders.plan import Plan
 from dataloaders.quarantine import Budget, Quarantine
 from dataloaders.source import Source
+from dataloaders.storage.options import StorageOptions
 from gcg.config import GCGConfig
 from launcher.build import Parts, build_collator
 from launcher.config import RunConfig
@@ -31,14 +33,23 @@ def labels_folder(config: RunConfig, data: str, name: str | None = None) -> str:
     return join(data, "labels", name or config.data.labels)
 
 
-def open_data(config: RunConfig, data: str) -> Source:
+def storage_options(config: RunConfig) -> StorageOptions:
+    """How data at a URL are read."""
+    data = config.data
+    options = StorageOptions(cache_bytes=int(data.cache_gb * 1e9), retries=data.retries)
+    return options if data.cache_dir is None else replace(options, cache_dir=data.cache_dir)
+
+
+def open_set(config: RunConfig, each: TrainSet) -> Source:
     """A packed data set of the run. Shards that are lost or cut short are warned of, and met clip
-    by clip, as long as they hold no more of it than ``data.max_bad_share``.
+    by clip, as long as they hold no more of it than its ``max_bad_share``.
 
     Raises:
         DataError: there is none, or more of it is lost.
+        StorageError: its URL cannot be reached.
     """
-    return open_source(data, max_lost_share=config.data.max_bad_share)
+    share = budget(config, each).max_bad_share
+    return open_source(each.place, storage_options(config), max_lost_share=share)
 
 
 def open_train(config: RunConfig) -> Source:
@@ -46,15 +57,13 @@ def open_train(config: RunConfig) -> Source:
 
     Raises:
         DataError: one is not there, or more of it is lost than may be.
+        StorageError: the URL of one cannot be reached.
     """
     sets = config.data.sets
     if not config.data.mixture:
-        return open_data(config, sets[0].place)
+        return open_set(config, sets[0])
     with ExitStack() as opened:
-        parts = [
-            opened.enter_context(open_source(each.place, max_lost_share=budget(config, each)[0]))
-            for each in sets
-        ]
+        parts = [opened.enter_context(open_set(config, each)) for each in sets]
         opened.pop_all()
     return MixedSource(parts)
 
@@ -96,7 +105,11 @@ def train_labels(config: RunConfig, source: Source) -> LabelSet | list[LabelSet]
     """
     if not needs_labels(config.model):
         return None
-    found = [LabelSet(labels_folder(config, each.place, each.labels)) for each in config.data.sets]
+    storage = storage_options(config)
+    found = [
+        LabelSet(labels_folder(config, each.place, each.labels), storage)
+        for each in config.data.sets
+    ]
     return found if isinstance(source, MixedSource) else found[0]
 
 

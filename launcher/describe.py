@@ -39,7 +39,7 @@ class TemplateWriter:
 
     identity = WRITER
 
-    def prepare(self, data: Path, source: Source, on_question: OnQuestion) -> list[str]:
+    def prepare(self, folder: Path, source: Source, on_question: OnQuestion) -> list[str]:
         """Nothing to prepare, nothing to say."""
         return []
 
@@ -66,8 +66,9 @@ class LLMWriter:
         self._judged: dict[Pair, Judged] = {}
         self.identity = f"llm:{self._files.identity}:{CHECK_VERSION}"
 
-    def prepare(self, data: Path, source: Source, on_question: OnQuestion) -> list[str]:
-        """Write what is missing of a data set's descriptions; return lines that say how it went.
+    def prepare(self, folder: Path, source: Source, on_question: OnQuestion) -> list[str]:
+        """Write what is missing of a data set's descriptions, kept in ``folder``/descriptions;
+        return lines that say how it went.
 
         Raises:
             DataError: another process is writing them, or the data cannot be read.
@@ -75,7 +76,7 @@ class LLMWriter:
         """
         wanted = _pairs(source)
         stem = re.sub(r"[^\w.@-]+", "_", self._files.identity)
-        path = data / "descriptions" / f"{stem}.jsonl"
+        path = folder / "descriptions" / f"{stem}.jsonl"
         with DescriptionCache(path, self._files.identity) as cache:
             self._fill(cache, wanted, on_question)
             texts = {pair: cache[pair] for pair in wanted}

@@ -20,7 +20,8 @@ from gcg.model import GCGModel, Grounding
 from gcg.presets import resolve_preset
 from launcher.build import Coders, build_coders, build_collator
 from launcher.config import RunConfig
-from launcher.data import build_decoder, labels_folder, open_data
+from launcher.config_data import TrainSet
+from launcher.data import build_decoder, labels_folder, open_set, storage_options
 
 Split = Literal["train", "val", "test"]
 
@@ -43,7 +44,7 @@ def evaluate_split(
     folder: str | None = getattr(config.data, split)
     if folder is None:
         raise DataError(f"data.{split} = null: nothing to evaluate on; name a packed folder")
-    source = open_data(config, folder)
+    source = open_set(config, TrainSet(place=folder))
     was_training = model.training
     model.eval()
     try:
@@ -85,7 +86,7 @@ def _loader(
         num_frames=config.model.num_frames,
         questions_per_visit=config.data.questions_per_visit,
         micro_batch=config.engine.micro_batch,
-        labels=LabelSet(labels_folder(config, folder)) if peeks else None,
+        labels=LabelSet(labels_folder(config, folder), storage_options(config)) if peeks else None,
         rank=rank,
         world_size=world_size,
         limit=limit,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -10,14 +11,17 @@ from typing import NamedTuple
 
 import torch
 
-from dataloaders.errors import DataError
+from dataloaders.errors import DataError, StorageError
+from dataloaders.eval_loader import SHARDS_AHEAD
 from dataloaders.fetch import Clip, Fetcher, HostDecoder
-from dataloaders.labels import META_NAME, Label, LabelMeta, LabelSet, write_labels
+from dataloaders.labels import Label, LabelMeta, LabelSet, write_labels
+from dataloaders.location import is_url, join
 from dataloaders.manifest import Video
 from dataloaders.open_source import open_source
 from dataloaders.prefetch import Job, Prefetcher
 from dataloaders.quarantine import BadSample
 from dataloaders.source import Source
+from dataloaders.storage.options import StorageOptions, default_cache_dir
 from dataloaders.texts import TextCoder
 from gcg.build import build_encoders, encoder_fingerprint
 from gcg.config import GCGConfig
@@ -31,9 +35,10 @@ log = logging.getLogger(__name__)
 
 
 class Labelled(NamedTuple):
-    """What `gcg label` made: the folder, how many labels (0: kept as they were), what to tell."""
+    """What `gcg label` made: the folder (a path or a URL), how many labels (0: kept as they were),
+    what to tell."""
 
-    folder: Path
+    folder: str
     count: int
     lines: list[str]
 
@@ -47,9 +52,10 @@ class ClipEvidence(NamedTuple):
 
 
 def label_data(
-    data: Path,
+    data: str | os.PathLike[str],
     config: GCGConfig,
     *,
+    storage: StorageOptions | None = None,
     strategy: Strategy | None = None,
     name: str | None = None,
     writer: DescriptionWriter | None = None,
@@ -63,6 +69,8 @@ def label_data(
     no labels; training leaves them out as well.
 
     Args:
+        data: a folder or a URL; the labels are written below it.
+        storage: settings for a URL.
         strategy: how frames are chosen; None: ``topk``.
         name: of the label set's folder; None: the strategy's.
         writer: of event descriptions; None: the template.
@@ -74,9 +82,9 @@ def label_data(
         UserError: the descriptions' language model cannot be loaded.
     """
     strategy, writer = strategy or TopK(), writer or TemplateWriter()
-    source = open_source(data)
+    source = open_source(data, storage)
     try:
-        folder = data / "labels" / (name or strategy.name)
+        folder = join(data, "labels", name or strategy.name)
         meta = LabelMeta(
             encoder=encoder_fingerprint(config),
             num_frames=config.num_frames,
@@ -86,9 +94,9 @@ def label_data(
             writer=writer.identity,
             data=source.fingerprint,
         )
-        if (folder / META_NAME).exists() and _same(folder, meta):
+        if _same(folder, meta, storage):
             return Labelled(folder, 0, [])
-        lines = writer.prepare(data, source, on_question)
+        lines = writer.prepare(texts_folder(source), source, on_question)
         encoder = EvidenceMaker(config, writer)
         rows = (
             (
@@ -97,16 +105,26 @@ def label_data(
             )
             for i, shard in enumerate(source.shards)
         )
-        return Labelled(folder, write_labels(folder, meta, rows), lines)
+        return Labelled(folder, write_labels(folder, meta, rows, storage), lines)
     finally:
         source.close()
 
 
-def _same(folder: Path, meta: LabelMeta) -> bool:
+def texts_folder(source: Source) -> Path:
+    """Where a language model's texts for a data set are kept: beside it, or for a URL, to which
+    nothing can be appended, in the user's cache."""
+    if is_url(source.name):
+        return default_cache_dir().parent / source.fingerprint
+    return Path(source.name)
+
+
+def _same(folder: str, meta: LabelMeta, storage: StorageOptions | None) -> bool:
     try:
-        found = LabelSet(folder).meta
+        found = LabelSet(folder, storage).meta
+    except StorageError:
+        raise
     except DataError:
-        return False  # another version, or damaged: they are made again
+        return False  # none, of another version, or damaged: they are made again
     old, new = found.model_dump(), meta.model_dump()
     changed = [f"{key} {old[key]!r}, now {new[key]!r}" for key in new if old[key] != new[key]]
     if changed:
@@ -147,6 +165,8 @@ class EvidenceMaker:
         self, source: Source, number: int, threads: int, on_video: Callable[[], object]
     ) -> Iterator[ClipEvidence]:
         """One shard's clips that can be read, decoded ahead in threads."""
+        count = len(source.shards)
+        source.prefetch([number], range(number + 1, min(number + 1 + SHARDS_AHEAD, count)))
         fetcher = Fetcher(source, None, self._config.num_frames, HostDecoder(self._size))
         jobs = (
             Job([partial(fetcher.clip, number, i)], lambda loaded: loaded[0])

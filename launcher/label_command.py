@@ -8,7 +8,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from dataloaders.location import is_url, last_part
 from dataloaders.open_source import open_source
+from dataloaders.storage.options import StorageOptions
 from gcg.config import GCGConfig
 from gcg.labels import Strategy, parse_strategy
 from launcher.describe import make_writer
@@ -18,11 +20,16 @@ from launcher.label_compare import compare_labels
 from launcher.label_report import check_plot, comparison_table, write_comparison
 
 
-def run_label(args: argparse.Namespace, model: GCGConfig, say: Callable[[str], object]) -> None:
+def run_label(
+    args: argparse.Namespace,
+    model: GCGConfig,
+    storage: StorageOptions,
+    say: Callable[[str], object],
+) -> None:
     """Label every data folder, or compare the strategies on it. Raises UserError and DataError."""
     strategies = _strategies(args)
     if args.compare:
-        return _compare(args, model, strategies, say)
+        return _compare(args, model, storage, strategies, say)
     if args.out is not None:
         raise UserError(f"--out {args.out}: is for --compare; labels lie in DATA/labels/NAME")
     if args.name is not None and Path(args.name).name != args.name:
@@ -31,10 +38,11 @@ def run_label(args: argparse.Namespace, model: GCGConfig, say: Callable[[str], o
         raise UserError("--strategy: given twice; a label set has one, --compare takes several")
     writer = make_writer(args.writer, args.llm)
     for data in args.data:
-        with _Bars(data) as bars:
+        with _Bars(data, storage) as bars:
             made = label_data(
                 data,
                 model,
+                storage=storage,
                 strategy=strategies[0] if strategies else None,
                 name=args.name,
                 writer=writer,
@@ -57,26 +65,32 @@ def _strategies(args: argparse.Namespace) -> list[Strategy]:
 def _compare(
     args: argparse.Namespace,
     model: GCGConfig,
+    storage: StorageOptions,
     extra: list[Strategy],
     say: Callable[[str], object],
 ) -> None:
     if args.name is not None:
         raise UserError(f"--name {args.name}: --compare writes no labels; leave one of them out")
+    if args.out is None and any(map(is_url, args.data)):
+        raise UserError(
+            "--compare: for data at a URL it is written locally; give a folder with --out"
+        )
     check_plot()
     writer = make_writer(args.writer, args.llm)
     for data in args.data:
-        with _Bars(data) as bars:
+        with _Bars(data, storage) as bars:
             figures = compare_labels(
                 data,
                 model,
                 extra,
+                storage=storage,
                 writer=writer,
                 on_video=bars.video,
                 on_question=bars.questions,
             )
-        folder = data / "compare" if args.out is None else args.out
+        folder = Path(data, "compare") if args.out is None else args.out
         if args.out is not None and len(args.data) > 1:
-            folder = args.out / data.name
+            folder = args.out / last_part(data)
         say("\n".join([str(data), *figures["notes"], comparison_table(figures)]))
         say("wrote {} and {}".format(*write_comparison(figures, folder)))
 
@@ -84,11 +98,11 @@ def _compare(
 class _Bars:
     """Progress over a data set's questions (where a model describes them) and its clips."""
 
-    def __init__(self, data: Path) -> None:
-        source = open_source(data)
+    def __init__(self, data: str, storage: StorageOptions) -> None:
+        source = open_source(data, storage)
         self._clips = sum(shard.num_samples for shard in source.shards)
         source.close()
-        self._name = data.name
+        self._name = last_part(data)
         self._bar: tqdm | None = None
 
     def __enter__(self) -> _Bars:

@@ -17,6 +17,7 @@ from torch import Tensor
 from dataloaders.manifest import Question
 from dataloaders.moments.questions import BALANCED, UNBALANCED
 from dataloaders.open_source import open_source
+from dataloaders.storage.options import StorageOptions
 from gcg.build import encoder_fingerprint
 from gcg.config import GCGConfig
 from gcg.gaussian import mixture_log_weights
@@ -26,7 +27,7 @@ from gcg.profiles import resolve_profile
 from gcg.selection import UniformSelector, hard_topk
 from launcher.describe import DescriptionWriter, OnQuestion, TemplateWriter
 from launcher.errors import UserError
-from launcher.label import ClipEvidence, EvidenceMaker
+from launcher.label import ClipEvidence, EvidenceMaker, texts_folder
 
 GROUPS = ("balanced", "unbalanced")
 # Of the clip; half of NExT-GQA's questions with before or after in them have shorter gold spans.
@@ -60,6 +61,7 @@ def compare_labels(
     config: GCGConfig,
     extra: Sequence[Strategy] = (),
     *,
+    storage: StorageOptions | None = None,
     writer: DescriptionWriter | None = None,
     threads: int = 2,
     on_video: Callable[[], object] = lambda: None,
@@ -80,9 +82,9 @@ def compare_labels(
     plain = [kind() for kind in STRATEGIES.values()]
     strategies = {each.spelled: each for each in (*plain, *extra)}
     writer = writer or TemplateWriter()
-    source = open_source(data)
+    source = open_source(data, storage)
     try:
-        lines = writer.prepare(data, source, on_question)
+        lines = writer.prepare(texts_folder(source), source, on_question)
         encoder = EvidenceMaker(config, writer)
         judge = _Judge(config, strategies)
         for number in range(len(source.shards)):

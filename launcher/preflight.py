@@ -6,17 +6,26 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from dataloaders.errors import DataError
+from dataloaders.errors import DataError, StorageError
 from dataloaders.labels import LabelSet
 from dataloaders.location import is_url
-from dataloaders.open_source import open_source
+from dataloaders.mixture import MixturePlan
+from dataloaders.plan import Plan
 from dataloaders.source import Source
+from dataloaders.storage.check import check_reachable
 from gcg.build import encoder_fingerprint
 from launcher.abilities import missing_abilities
 from launcher.checkpoint import newest
 from launcher.config import RunConfig, dump, fingerprint, load_run_config, trajectory
 from launcher.config_data import TrainSet
-from launcher.data import budget, build_plan, labels_folder, needs_labels, open_train
+from launcher.data import (
+    build_plan,
+    labels_folder,
+    needs_labels,
+    open_set,
+    open_train,
+    storage_options,
+)
 from launcher.errors import CheckpointError, ConfigError, PreflightError
 from launcher.run_folder import RunFolder, read_json, write_json, write_text
 from launcher.state import check_fits, versions
@@ -59,12 +68,13 @@ def _data(config: RunConfig) -> Iterator[str]:
             yield f"{place}: no such folder; make it with `gcg pack`"
             continue
         try:
-            source = open_source(each.place, max_lost_share=budget(config, each).max_bad_share)
+            source = open_set(config, each)
         except DataError as error:
             whole = False
             yield f"{place}: {error}"
             continue
         with source:
+            yield from _reach(config, where, source)
             if _needs_labels(config, where):
                 yield from _labels(config, where, each, source)
     if whole:
@@ -81,12 +91,35 @@ def _places(config: RunConfig) -> Iterator[tuple[str, TrainSet]]:
             yield f"data.{split}", TrainSet(place=place)
 
 
+def _reach(config: RunConfig, where: str, source: Source) -> Iterator[str]:
+    try:
+        check_reachable(source, storage_options(config))
+    except DataError as error:
+        yield f"{where} = {source.name}: {error}"
+
+
 def _plan(config: RunConfig) -> Iterator[str]:
     try:
         with open_train(config) as source:
-            build_plan(config, source)
+            plan = build_plan(config, source)
+            if any(is_url(each.place) for each in config.data.sets):
+                yield from _cache(config, source, plan)
     except DataError as error:
         yield str(error)
+
+
+def _cache(config: RunConfig, source: Source, plan: Plan | MixturePlan) -> Iterator[str]:
+    """A node's cache must hold what its workers read from at the same time; how many share a node
+    is not known here, so this is what one needs."""
+    world = config.scale.num_workers
+    windows = [plan.shards_at(0, 0, rank, world)[0] for rank in range(world)]
+    need = max(sum(source.shards[i].bytes for i in window) for window in windows) / 1e9
+    if need > config.data.cache_gb:
+        yield (
+            f"data.cache_gb = {config.data.cache_gb:g}: a worker reads from {len(windows[0])} "
+            f"shards at a time, {need:.3g} GB, and the cache must hold those of all workers on a "
+            "node; raise it, or lower data.block_shards"
+        )
 
 
 def _needs_labels(config: RunConfig, where: str) -> bool:
@@ -98,7 +131,10 @@ def _needs_labels(config: RunConfig, where: str) -> bool:
 def _labels(config: RunConfig, where: str, each: TrainSet, source: Source) -> Iterator[str]:
     folder = labels_folder(config, each.place, each.labels)
     try:
-        labels = LabelSet(folder)
+        labels = LabelSet(folder, storage_options(config))
+    except StorageError as error:
+        yield f"data.labels = {config.data.labels}: {error}"
+        return
     except DataError:
         yield (
             f"data.labels = {each.labels or config.data.labels}: {where} = {each.place} has no "

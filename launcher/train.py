@@ -55,6 +55,8 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
     data["mixture"] = tuple(
         each.model_copy(update={"place": absolute(each.place)}) for each in config.data.mixture
     )
+    if config.data.cache_dir is not None:
+        data["cache_dir"] = config.data.cache_dir.absolute()
     storage = config.run.storage.absolute()
     return config.model_copy(
         update={

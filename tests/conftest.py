@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from tests.dataloaders.s3_server import S3, s3_server
 
 # Shared machines stall now and then: a slow example is no failure, and examples are not random.
 settings.register_profile("gcg", deadline=None, derandomize=True)
@@ -22,3 +25,12 @@ def shared() -> Path:
     if not (folder / "videos").is_dir():
         pytest.skip(f"no real test data: {folder} is absent (set GCG_SHARED to its place)")
     return folder
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[S3]:
+    """A real S3 server behind a proxy that can spoil answers; the environment points to it."""
+    pytest.importorskip("moto", reason="needs moto and s3fs: pip install -e '.[dev]'")
+    pytest.importorskip("s3fs", reason="needs moto and s3fs: pip install -e '.[dev]'")
+    with s3_server() as server:
+        yield server

@@ -53,7 +53,8 @@ def test_pins_and_constraints_agree() -> None:
                 assert canonicalize_name(pin.name) not in versions, (python, line)
                 (specifier,) = pin.specifier
                 versions[canonicalize_name(pin.name)] = specifier.version
-        for text in [*listed("dependencies"), *listed("train"), *listed("dali"), *listed("dev")]:
+        extras = [text for name in ("train", "dali", "s3", "http", "dev") for text in listed(name)]
+        for text in [*listed("dependencies"), *extras]:
             wanted = Requirement(text)
             applies = wanted.marker is None or wanted.marker.evaluate(environment)
             if applies and wanted.name != "gcg-train":

@@ -130,7 +130,10 @@ def _read(world: World, source: Source) -> EpochData:
     counts = sorted(len(shards) for shards in nodes)
     sizes = sorted(sum(source.shards[i].bytes for i in shards) for shards in nodes)
     questions = sum(shard.num_questions for shard in source.shards)
-    record = source.read_record(0, source.entries(0)[0])
+    clip = CLIP_SIZE
+    if not is_url(source.name):  # a record of a URL would cost a whole shard
+        record = source.read_record(0, source.entries(0)[0])
+        clip = (record.width or CLIP_SIZE[0], record.height or CLIP_SIZE[1])
     return EpochData(
         samples=sum(shard.num_samples for shard in source.shards),
         questions=questions,
@@ -141,5 +144,5 @@ def _read(world: World, source: Source) -> EpochData:
         shards_per_node=(counts[0], counts[-1]),
         bytes_per_node=(sizes[0], sizes[-1]),
         pairs_per_visit=questions / plan.total_visits,
-        clip=(record.width or CLIP_SIZE[0], record.height or CLIP_SIZE[1]),
+        clip=clip,
     )

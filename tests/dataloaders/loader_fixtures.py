@@ -13,6 +13,7 @@ from dataloaders.fetch import HostDecoder
 from dataloaders.loader import Loader, StepBatch
 from dataloaders.plan import Plan
 from dataloaders.quarantine import Quarantine
+from dataloaders.storage.options import StorageOptions
 from dataloaders.tar_source import TarSource
 from tests.dataloaders.shard_fixtures import collator
 
@@ -20,8 +21,14 @@ FRAMES, SIZE = 4, 16
 COUNTS = [1, 2, 3, 4, 5, 2, 3, 1, 2, 4, 3, 2, 1, 3, 2, 2]
 
 
-def make(folder: Path, *, plan: dict | None = None, **changes) -> Loader:
-    source = TarSource(folder)
+def make(
+    folder: Path | str,
+    *,
+    plan: dict | None = None,
+    storage: StorageOptions | None = None,
+    **changes,
+) -> Loader:
+    source = TarSource(folder, storage)
     fields = {"seed": 3, "num_streams": 2, "global_batch": 4, "questions_per_visit": 2,
               "block_shards": 2, **(plan or {})}  # fmt: skip
     settings = {"num_frames": FRAMES, "decode_threads": 2, **changes}

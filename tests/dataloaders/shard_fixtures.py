@@ -82,7 +82,7 @@ def pack_clips(
 
 def label_all(source: TarSource, num_frames: int, num_moments: int = 2) -> Path:
     """Label every question of a data set; returns the label folder."""
-    folder = source.folder / "labels" / "test"
+    folder = Path(source.name) / "labels" / "test"
     meta = LabelMeta(
         encoder="enc",
         num_frames=num_frames,

@@ -148,6 +148,24 @@ def test_global_batches_are_the_same_at_every_world_size_and_from_any_step(field
 
 @FAST
 @given(mixtures())
+def test_the_shards_of_a_step_are_known_before(fields):
+    plan = possible(fields)
+    if plan is None:
+        return
+    steps = plan.steps_per_epoch(0)
+    for epoch, step in ((0, 0), (0, steps - 1), (1, steps // 2)):
+        for rank in range(plan.num_streams):
+            current, upcoming = plan.shards_at(epoch, step, rank, plan.num_streams)
+            made = {v.shard for v in plan.visits(epoch, step, rank, plan.num_streams)[0]}
+            assert made <= set(current)
+            assert not set(upcoming) & set(current)
+            following = plan.advance(epoch, step)
+            after = {v.shard for v in plan.visits(*following, rank, plan.num_streams)[0]}
+            assert after <= {*current, *upcoming}
+
+
+@FAST
+@given(mixtures())
 def test_each_shard_is_read_in_one_stream_of_a_pass(fields):
     plan = possible(fields)
     if plan is None:

@@ -151,7 +151,7 @@ def test_what_is_refused_is_written_by_the_template_and_marked(data: Path, llm: 
     assert made.count == len(asked)
     by_id = {
         label.question: label
-        for path in sorted(made.folder.glob("*.jsonl"))
+        for path in sorted(Path(made.folder).glob("*.jsonl"))
         for label in labels.for_shard(path.stem).values()
     }
     for key, question, answer in asked:
