@@ -20,7 +20,10 @@ from typing import Any, BinaryIO
 from dataloaders.errors import DataError
 
 INDEX_NAME = "index.json"
+# Where `index.json` is another's: MDS keeps its own there, and so do some writers of tars.
+OWN_INDEX_NAME = "gcg.index.json"
 INDEX_VERSION = 1
+FORMATS = ("wds", "mds")
 RECORD_SUFFIX = "json"
 _REMEDY = "run `gcg pack` again"
 
@@ -48,7 +51,11 @@ class SampleEntry:
 
 @dataclass(frozen=True, slots=True)
 class ShardInfo:
-    """One shard. ``question_counts[n]`` is the number of its samples with n questions."""
+    """One shard. ``question_counts[n]`` is the number of its samples with n questions.
+
+    ``records_sha256`` is empty where the records lie in the shard. Shards of others may lack them:
+    then they lie beside it, in ``records_name``.
+    """
 
     name: str
     bytes: int
@@ -56,10 +63,16 @@ class ShardInfo:
     num_samples: int
     num_questions: int
     question_counts: Mapping[int, int]
+    records_sha256: str = ""
 
     @property
     def stem(self) -> str:
-        return self.name.removesuffix(".tar")
+        return self.name.removesuffix(".tar").removesuffix(".mds")
+
+    @property
+    def records_name(self) -> str:
+        """The file that the records' offsets are in."""
+        return f"{self.stem}.records.jsonl" if self.records_sha256 else self.name
 
     @property
     def entries_name(self) -> str:
@@ -72,11 +85,14 @@ class DatasetIndex:
 
     shards: tuple[ShardInfo, ...]
     input_fingerprint: str
+    format: str = "wds"
 
     @property
     def fingerprint(self) -> str:
         """Of the content, order included: equal for equal shards, wherever they lie."""
-        text = json.dumps([[s.name, s.sha256] for s in self.shards])
+        text = json.dumps(
+            [[s.name, s.sha256, *filter(None, [s.records_sha256])] for s in self.shards]
+        )
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
@@ -191,28 +207,45 @@ def write_entries(path: Path, entries: Iterable[SampleEntry]) -> None:
     write_atomic(path, "".join(line + "\n" for line in lines))
 
 
-def write_index(folder: Path, index: DatasetIndex) -> None:
+def index_path(folder: Path) -> Path:
+    """Where a data set's index lies, or would lie if there is none."""
+    own = folder / OWN_INDEX_NAME
+    return own if own.exists() else folder / INDEX_NAME
+
+
+def write_index(folder: Path, index: DatasetIndex, name: str | None = None) -> None:
+    """Write the index; last, since a folder with one counts as complete."""
     body = {
         "version": INDEX_VERSION,
-        "format": "wds",
+        "format": index.format,
         "input": index.input_fingerprint,
         "fingerprint": index.fingerprint,
         "num_samples": sum(shard.num_samples for shard in index.shards),
         "num_questions": sum(shard.num_questions for shard in index.shards),
-        "shards": [asdict(shard) for shard in index.shards],
+        "shards": [_row(shard) for shard in index.shards],
     }
-    write_atomic(folder / INDEX_NAME, json.dumps(body, indent=1) + "\n")
+    name = name or (INDEX_NAME if index.format == "wds" else OWN_INDEX_NAME)
+    write_atomic(folder / name, json.dumps(body, indent=1) + "\n")
+
+
+def _row(shard: ShardInfo) -> dict[str, Any]:
+    return {name: value for name, value in asdict(shard).items() if value != ""}
 
 
 def read_index(folder: Path) -> DatasetIndex:
-    """Read ``index.json``.
+    """Read ``gcg.index.json`` or else ``index.json``.
 
     Raises:
         DataError: it is missing, unreadable, of another version, or lists no shard.
     """
-    path = folder / INDEX_NAME
+    path = index_path(folder)
     try:
         body: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if "input" not in body and path.name == INDEX_NAME and "shards" in body:
+            raise DataError(
+                f"{path}: the index of another library, without clip lengths and checksums; "
+                f"`gcg index {folder}` writes ours beside it"
+            )
         version = body["version"]
         if version != INDEX_VERSION:
             raise DataError(
@@ -222,10 +255,13 @@ def read_index(folder: Path) -> DatasetIndex:
             ShardInfo(**{**row, "question_counts": _int_keys(row["question_counts"])})
             for row in body["shards"]
         )
-        index = DatasetIndex(shards, str(body["input"]))
+        index = DatasetIndex(shards, str(body["input"]), str(body.get("format", "wds")))
     except FileNotFoundError:
         what = "no such folder" if not folder.is_dir() else "not a complete packed data set"
-        raise DataError(f"{path}: missing: {what}; make it with `gcg pack`") from None
+        raise DataError(
+            f"{path}: missing: {what}; make it with `gcg pack`, or with `gcg index` where shards "
+            "come from elsewhere"
+        ) from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
     except DataError:
@@ -234,6 +270,8 @@ def read_index(folder: Path) -> DatasetIndex:
         raise DataError(f"{path}: not an index ({error!r}); {_REMEDY}") from None
     if not index.shards:
         raise DataError(f"{path}: shards: none: at least one is needed; {_REMEDY}")
+    if index.format not in FORMATS:
+        raise DataError(f"{path}: format: {index.format!r}: one of {', '.join(FORMATS)}; {_REMEDY}")
     return index
 
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
+from dataloaders.index import read_index
+from dataloaders.location import is_url
+from dataloaders.mds_source import MdsSource
 from dataloaders.source import Source
 from dataloaders.tar_source import TarSource
 
@@ -14,4 +18,15 @@ def open_source(place: str | os.PathLike[str]) -> Source:
     Raises:
         DataError: there is none, or it is not whole.
     """
-    return TarSource(place)
+    return MdsSource(place) if format_of(place) == "mds" else TarSource(place)
+
+
+def format_of(place: str | os.PathLike[str]) -> str:
+    """``wds`` or ``mds``, as the index says.
+
+    Raises:
+        DataError: there is no index.
+    """
+    if is_url(place):
+        return "mds"
+    return read_index(Path(place)).format

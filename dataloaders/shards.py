@@ -19,8 +19,10 @@ from typing import NamedTuple
 from dataloaders.errors import DataError
 from dataloaders.index import (
     INDEX_NAME,
+    OWN_INDEX_NAME,
     DatasetIndex,
     ShardInfo,
+    index_path,
     read_index,
     write_atomic,
     write_index,
@@ -28,7 +30,7 @@ from dataloaders.index import (
 from dataloaders.ingest import BadVideo, prepare_all, resolve
 from dataloaders.layout import check_minimum
 from dataloaders.manifest import Video
-from dataloaders.shard_writer import TarShardWriter
+from dataloaders.shard_writer import open_writer
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +72,7 @@ def pack(
     min_shards: int = 1,
     verify: bool = True,
     overwrite: bool = False,
+    format: str = "wds",
     threads: int = 4,
     progress: Callable[[int, int], None] | None = None,
 ) -> PackReport:
@@ -86,6 +89,8 @@ def pack(
         verify: decode every frame of every clip; otherwise only a few, which is many times
             faster, and leaves damage between them to be met in training.
         overwrite: replace a folder that holds something else.
+        format: ``wds`` for WebDataset tars, ``mds`` for MosaicML streaming's shards (then
+            ``shard.00000.mds``, ..., and ``gcg.index.json``). Shards are cut alike in both.
         threads: clips read and tested at a time.
         progress: called with (videos done, videos in all).
 
@@ -99,13 +104,13 @@ def pack(
     out, root = Path(out), Path(root)
     _check_rows(rows, out, shard_bytes, min_shards)
     shard_bytes = min(shard_bytes, max(1, _total_bytes(rows, root) // min_shards))
-    fingerprint = _input_fingerprint(rows, root, shard_bytes, verify)
-    if (out / INDEX_NAME).exists():
+    fingerprint = _input_fingerprint(rows, root, shard_bytes, verify, format)
+    if index_path(out).exists():
         done = _reuse(out, fingerprint, overwrite)
         if done is not None:
             return done
     _clear(out)
-    tally = _write_shards(rows, out, root, shard_bytes, verify, threads, progress)
+    tally = _write_shards(rows, out, root, shard_bytes, verify, format, threads, progress)
     _write_quarantine(out, tally.bad)
     if not tally.shards:
         first = tally.bad[0]
@@ -113,7 +118,7 @@ def pack(
             f"{out}: none of the {len(rows)} videos can be used (first: {first.path}: "
             f"{first.reason}); see {out / QUARANTINE_NAME}"
         )
-    write_index(out, DatasetIndex(tuple(tally.shards), fingerprint))
+    write_index(out, DatasetIndex(tuple(tally.shards), fingerprint, format))
     report = PackReport(out, tuple(tally.shards), tuple(tally.bad), False, fingerprint)
     logger.info(
         "%s: packed %d videos with %d questions into %d shards, %d left out",
@@ -128,10 +133,11 @@ def _write_shards(
     root: Path,
     shard_bytes: int,
     verify: bool,
+    format: str,
     threads: int,
     progress: Callable[[int, int], None] | None,
 ) -> _Tally:
-    writer = TarShardWriter(out, shard_bytes)
+    writer = open_writer(format, out, shard_bytes)
     bad: list[BadVideo] = []
     try:
         for done, clip in enumerate(prepare_all(rows, root, verify, threads), start=1):
@@ -169,14 +175,17 @@ def _total_bytes(rows: list[Video], root: Path) -> int:
     return total
 
 
-def _input_fingerprint(rows: list[Video], root: Path, shard_bytes: int, verify: bool) -> str:
+def _input_fingerprint(
+    rows: list[Video], root: Path, shard_bytes: int, verify: bool, format: str
+) -> str:
     """Of the rows and of the files' sizes and sampled bytes.
 
     Not of time stamps: a data set made again, or copied, is the same input. Sampling 64 KiB at the
     head, the middle and the tail keeps "nothing to do" fast; a container's tables are in there,
     and they change with nearly any change of a clip.
     """
-    digest = hashlib.sha256(json.dumps([_PACK_VERSION, shard_bytes, verify]).encode())
+    settings = [_PACK_VERSION, shard_bytes, verify, *([format] if format != "wds" else [])]
+    digest = hashlib.sha256(json.dumps(settings).encode())
     for row in rows:
         digest.update(row.model_dump_json().encode())
         try:
@@ -213,8 +222,10 @@ def _reuse(out: Path, fingerprint: str, overwrite: bool) -> PackReport | None:
 def _clear(out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     # The index goes first: from here on the folder is not a complete data set.
-    (out / INDEX_NAME).unlink(missing_ok=True)
-    for pattern in ("shard-*.tar", "shard-*.index.jsonl", "*.partial", QUARANTINE_NAME):
+    for name in (OWN_INDEX_NAME, INDEX_NAME):
+        (out / name).unlink(missing_ok=True)
+    for pattern in ("shard-*.tar", "shard.*.mds", "shard[-.]*.index.jsonl", "*.partial",
+                    QUARANTINE_NAME):  # fmt: skip
         for path in out.glob(pattern):
             path.unlink()
 

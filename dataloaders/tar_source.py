@@ -107,7 +107,7 @@ class TarSource:
 
     def read_record(self, shard: int, entry: SampleEntry) -> Video:
         """Read a sample's record alone; errors as ``read``."""
-        path = self._folder / self._index.shards[shard].name
+        path = self._folder / self._index.shards[shard].records_name
         try:
             return Video.model_validate_json(self._member(path, entry.record))
         except ValidationError as error:
@@ -126,7 +126,7 @@ class TarSource:
         for attempt in range(self._retries + 1):
             try:
                 with self._files.open(path) as fd:
-                    return _pread_all(fd, offset, size)
+                    return pread_all(fd, offset, size)
             except OSError:
                 if attempt == self._retries:
                     raise
@@ -144,7 +144,7 @@ class TarSource:
         self.close()
 
 
-def _pread_all(fd: int, offset: int, size: int) -> bytes:
+def pread_all(fd: int, offset: int, size: int) -> bytes:
     # One call returns at most 2 GiB, and may return less on a network file system.
     parts = []
     while size > 0:

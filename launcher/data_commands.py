@@ -30,7 +30,7 @@ def add_to(stages: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     stage = stages.add_parser("pack", help="write a manifest's clips into shards with an index")
     stage.add_argument("manifests", type=Path, nargs="*", metavar="MANIFEST")
     stage.add_argument("out", type=Path, metavar="OUT", help="with several manifests: OUT/<name>")
-    stage.add_argument("--format", choices=["wds"], default="wds")
+    stage.add_argument("--format", choices=["wds", "mds"], default="wds")
     stage.add_argument("--from", dest="source", choices=["manifest", "nextqa"], default="manifest")
     stage.add_argument("--annotations", type=Path, metavar="CSV")
     stage.add_argument("--videos", type=Path, metavar="DIR")
@@ -122,6 +122,7 @@ def _pack_rows(rows: list, out: Path, root: Path, args: argparse.Namespace) -> N
             shard_bytes=int(args.shard_mb * 2**20),
             min_shards=args.min_shards,
             overwrite=args.overwrite,
+            format=args.format,
             progress=advance,
         )
     state = "already packed" if report.reused else "packed"
