@@ -100,6 +100,14 @@ def crc32_of(data: bytes) -> int:
     return zlib.crc32(data)
 
 
+def sha256_of(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
 def scan_tar(path: Path) -> list[SampleEntry]:
     """Index a tar of ``<key>.<suffix>`` clips, each with its ``<key>.json``, by reading it whole.
 
@@ -177,15 +185,11 @@ def _member(file: BinaryIO, info: tarfile.TarInfo) -> tuple[Member, bytes]:
 
 def describe_shard(path: Path, name: str, entries: Iterable[SampleEntry]) -> ShardInfo:
     """The line of ``index.json`` for the tar at ``path``, which will be called ``name``."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
     counts = Counter(entry.num_questions for entry in entries)
     return ShardInfo(
         name=name,
         bytes=path.stat().st_size,
-        sha256=digest.hexdigest(),
+        sha256=sha256_of(path),
         num_samples=counts.total(),
         num_questions=sum(n * times for n, times in counts.items()),
         question_counts=dict(sorted(counts.items())),

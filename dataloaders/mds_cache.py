@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from dataloaders.errors import DataError
+from dataloaders.index import ShardInfo, sha256_of
 
 
 def default_cache() -> Path:
@@ -27,15 +29,14 @@ class ShardCache:
 
     Args:
         folder: of this data set alone; made if missing.
-        limit: bytes of shards kept; while one is fetched there may be that one more.
-        fetch: brings the shard of a name and number into the folder. It must appear under its name
-            whole (written elsewhere and renamed); its size is checked.
+        limit: bytes of shards kept; those that are being fetched come on top.
+        fetch: brings a shard into the empty folder it is given, and returns the file.
 
     Raises:
         DataError: the folder cannot be made.
     """
 
-    def __init__(self, folder: Path, limit: int, fetch: Callable[[int], None]):
+    def __init__(self, folder: Path, limit: int, fetch: Callable[[ShardInfo, Path], Path]):
         self._folder = folder
         self._limit = limit
         self._fetch = fetch
@@ -47,31 +48,47 @@ class ShardCache:
             ) from None
 
     @contextmanager
-    def open(self, number: int, name: str, size: int) -> Iterator[int]:
+    def open(self, shard: ShardInfo) -> Iterator[int]:
         """A descriptor of the shard's file, fetched first if it is not here.
 
         Raises:
-            DataError: what was fetched has another size. It is not kept.
+            DataError: it cannot be fetched, or what came is not what the index says.
         """
-        path = self._folder / name
-        fd = self._open_whole(path, size)
+        path = self._folder / shard.name
+        fd = self._open_whole(path, shard.bytes)
         if fd is None:
-            with self._locked(name):
-                fd = self._open_whole(path, size)  # another may have fetched it meanwhile
+            with self._locked(shard.name):
+                fd = self._open_whole(path, shard.bytes)  # another may have fetched it meanwhile
                 if fd is None:
-                    path.unlink(missing_ok=True)
-                    self._evict(self._limit - size)
-                    self._fetch(number)
-                    fd = self._open_whole(path, size)
-        if fd is None:
-            found = path.stat().st_size if path.exists() else "no"
-            path.unlink(missing_ok=True)
-            raise DataError(f"{path}: fetched {found} bytes, its index says {size}")
+                    fd = self._fetched(shard, path)
         try:
-            os.utime(path if os.utime not in os.supports_fd else fd)  # recently used
+            if os.utime in os.supports_fd:
+                os.utime(fd)  # recently used
             yield fd
         finally:
             os.close(fd)
+
+    def _fetched(self, shard: ShardInfo, path: Path) -> int:
+        # What a killed run left here is cleared by the next to fetch the same shard.
+        work = self._folder / f"{shard.name}.work"
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True)
+        try:
+            arrived = self._fetch(shard, work)
+            size, digest = arrived.stat().st_size, sha256_of(arrived)
+            if (size, digest) != (shard.bytes, shard.sha256):
+                raise DataError(
+                    f"{shard.name}: fetched {size} bytes with SHA-256 {digest[:12]}..., its index "
+                    f"says {shard.bytes} with {shard.sha256[:12]}...: the shard is damaged where "
+                    "it comes from; copy it there again, or run `gcg index` there if it is new"
+                )
+            fd = os.open(arrived, os.O_RDONLY | os.O_CLOEXEC)
+            with self._locked("evict"):
+                self._evict(self._limit - shard.bytes)
+                arrived.replace(path)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+        return fd
 
     def drop(self, name: str) -> None:
         """Forget a shard, so that it is fetched again."""
@@ -95,16 +112,14 @@ class ShardCache:
             yield
 
     def _evict(self, limit: int) -> None:
-        with self._locked("evict"):
-            files = []
-            for path in self._folder.glob("*.mds*"):
-                with suppress(FileNotFoundError):
-                    if path.suffix != ".lock":
-                        found = path.stat()
-                        files.append((found.st_mtime_ns, found.st_size, path))
-            total = sum(size for _, size, _ in files)
-            for _, size, path in sorted(files):
-                if total <= limit:
-                    break
-                path.unlink(missing_ok=True)
-                total -= size
+        files = []
+        for path in self._folder.glob("*.mds"):
+            with suppress(FileNotFoundError):
+                found = path.stat()
+                files.append((found.st_mtime_ns, found.st_size, path))
+        total = sum(size for _, size, _ in files)
+        for _, size, path in sorted(files):
+            if total <= limit:
+                break
+            path.unlink(missing_ok=True)
+            total -= size

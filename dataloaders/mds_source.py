@@ -123,13 +123,16 @@ class MdsSource:
         missing = [shard.name for shard in self._index.shards if shard.name not in rows]
         if missing:
             raise DataError(f"{join(self.name, INDEX_NAME)}: has no {missing[0]}; {_REMEDY}")
-        folder = self._cache_root / self._fingerprint
 
-        def fetch(number: int) -> None:
-            row = rows[self._index.shards[number].name]
-            mds.fetch_shard(self.name, folder, row, retries=self._retries, timeout=_TIMEOUT_S)
+        def fetch(shard: ShardInfo, folder: Path) -> Path:
+            try:
+                return mds.fetch_shard(
+                    self.name, folder, rows[shard.name], retries=self._retries, timeout=_TIMEOUT_S
+                )
+            except Exception as error:  # each store has errors of its own
+                raise _unfetched(join(self.name, shard.name), error) from None
 
-        return ShardCache(folder, limit, fetch)
+        return ShardCache(self._cache_root / self._fingerprint, limit, fetch)
 
     def _fetch_indexes(self) -> Path:
         """Both index files, always anew, into a folder named after what they say."""
@@ -158,10 +161,7 @@ class MdsSource:
                 raise DataError(f"{place}: missing: not a packed MDS data set; {_REMEDY}") from None
             except Exception as error:  # each store has errors of its own
                 if attempt == self._retries:
-                    raise DataError(
-                        f"{place}: cannot be fetched ({type(error).__name__}: {error}); check the "
-                        "address, the network and the credentials"
-                    ) from None
+                    raise _unfetched(place, error) from None
                 time.sleep(0.1 * 2**attempt)
         raise AssertionError("unreachable")
 
@@ -222,7 +222,7 @@ class MdsSource:
         if self._shards is None:
             return self._from_file(self._folder / info.name, member)
         for attempt in range(2):
-            with self._shards.open(shard, info.name, info.bytes) as fd:
+            with self._shards.open(info) as fd:
                 data = pread_all(fd, member.offset, member.size)
             if _is_whole(data, member) or attempt:
                 break
@@ -248,6 +248,13 @@ class MdsSource:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _unfetched(place: str, error: Exception) -> DataError:
+    return DataError(
+        f"{place}: cannot be fetched ({type(error).__name__}: {error}); check the address, the "
+        "network and the credentials"
+    )
 
 
 @contextmanager

@@ -203,7 +203,7 @@ def test_a_damaged_copy_is_fetched_again_and_a_damaged_origin_is_named(served, t
     assert source.read(1, entry) == expected
     _flip(folder / copy.name, entry.video.offset + 7)
     copy.unlink()
-    with pytest.raises(DataError, match=rf"{copy.name}: Checksum failure"):
+    with pytest.raises(DataError, match=rf"{copy.name}: fetched .* SHA-256 .* damaged where"):
         source.read(1, entry)
     assert not copy.exists()
     os.truncate(folder / copy.name, 100)
