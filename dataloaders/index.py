@@ -140,7 +140,7 @@ def _by_key(path: Path, members: list[tarfile.TarInfo]) -> Iterator[dict[str, ta
     group: dict[str, tarfile.TarInfo] = {}
     current, seen = None, set()
     for info in members:
-        key, suffix = _split(info.name)
+        key, suffix = split_name(info.name)
         if key != current:
             if key in seen:
                 raise DataError(f"{path}: key: {key!r} occurs twice; keys are unique; {_REMEDY}")
@@ -153,7 +153,7 @@ def _by_key(path: Path, members: list[tarfile.TarInfo]) -> Iterator[dict[str, ta
         yield group
 
 
-def _split(name: str) -> tuple[str, str]:
+def split_name(name: str) -> tuple[str, str]:
     """Key and suffix as WebDataset splits them: at the first dot of the last part of the name."""
     folder, slash, base = name.rpartition("/")
     stem, _, suffix = base.partition(".")
@@ -161,7 +161,7 @@ def _split(name: str) -> tuple[str, str]:
 
 
 def _entry(path: Path, file: BinaryIO, group: Mapping[str, tarfile.TarInfo]) -> SampleEntry:
-    key, _ = _split(next(iter(group.values())).name)
+    key, _ = split_name(next(iter(group.values())).name)
     clips = [suffix for suffix in group if suffix != RECORD_SUFFIX]
     if len(clips) != 1 or RECORD_SUFFIX not in group:
         raise DataError(

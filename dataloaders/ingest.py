@@ -66,7 +66,7 @@ def _prepare(row: Video, root: Path, verify: bool) -> Clip | BadVideo:
     try:
         path = resolve(row.path, root)
         data = path.read_bytes()
-        return Clip(sample_key(row.id), _member_suffix(path), data, _probed(row, data, verify))
+        return Clip(sample_key(row.id), _member_suffix(path), data, probed(row, data, verify))
     except FileNotFoundError:
         reason = "no such file"
     except DataError as error:
@@ -78,9 +78,9 @@ def _prepare(row: Video, root: Path, verify: bool) -> Clip | BadVideo:
     return BadVideo(row.id, row.path, " ".join(reason.split()), len(row.questions))
 
 
-def _probed(row: Video, data: bytes, verify: bool) -> Video:
+def probed(row: Video, data: bytes, verify: bool, name: str = "") -> Video:
     """The row with the file's own facts in place of the annotation's."""
-    name = Path(row.path).name
+    name = name or Path(row.path).name
     if verify:
         info = decode_test(data, name=name)
     else:

@@ -19,10 +19,9 @@ from dataloaders.index import (
 )
 from dataloaders.ingest import Clip
 from dataloaders.manifest import Video
-from dataloaders.shard_writer import dump
+from dataloaders.shard_writer import LARGEST_LIMIT, dump
 
 _WORK_NAME = ".mds-work"
-_MAX_LIMIT = 3 << 30
 
 
 class MdsShardWriter:
@@ -41,9 +40,9 @@ class MdsShardWriter:
     """
 
     def __init__(self, out: Path, limit: int):
-        if limit > _MAX_LIMIT:
+        if limit > LARGEST_LIMIT["mds"]:
             raise DataError(
-                f"shard_bytes: {limit}: at most {_MAX_LIMIT} for MDS, whose offsets are 32 bits "
+                f"shard_bytes: {limit}: at most {LARGEST_LIMIT['mds']} for MDS, whose offsets are 32 bits "
                 "wide; choose smaller shards (--shard-mb), or --format wds"
             )
         self._out = out

@@ -8,8 +8,18 @@ from typing import BinaryIO, Protocol
 
 from webdataset.writer import TarWriter
 
-from dataloaders.index import ShardInfo, describe_shard, scan_tar, write_entries
+from dataloaders.index import (
+    INDEX_NAME,
+    OWN_INDEX_NAME,
+    ShardInfo,
+    describe_shard,
+    scan_tar,
+    write_entries,
+)
 from dataloaders.ingest import Clip
+
+# What a shard may be cut at. MDS has 32-bit offsets, which records and a last clip must fit too.
+LARGEST_LIMIT = {"wds": 1 << 62, "mds": 3 << 30}
 
 
 class ShardWriter(Protocol):
@@ -37,6 +47,16 @@ class ShardWriter(Protocol):
 def dump(clip: Clip) -> str:
     """A clip's record as it is stored, the same in every format."""
     return clip.record.model_dump_json(exclude_none=True)
+
+
+def clear_shards(out: Path) -> None:
+    """Remove the shards that a writer of either format left in a folder, and their index first:
+    from then on the folder is not a complete data set."""
+    for name in (OWN_INDEX_NAME, INDEX_NAME):
+        (out / name).unlink(missing_ok=True)
+    for pattern in ("shard-*.tar", "shard.*.mds", "shard[-.]*.index.jsonl", "*.partial"):
+        for path in out.glob(pattern):
+            path.unlink()
 
 
 def open_writer(format: str, out: Path, limit: int) -> ShardWriter:

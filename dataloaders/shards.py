@@ -18,8 +18,6 @@ from typing import NamedTuple
 
 from dataloaders.errors import DataError
 from dataloaders.index import (
-    INDEX_NAME,
-    OWN_INDEX_NAME,
     DatasetIndex,
     ShardInfo,
     index_path,
@@ -30,7 +28,7 @@ from dataloaders.index import (
 from dataloaders.ingest import BadVideo, prepare_all, resolve
 from dataloaders.layout import check_minimum
 from dataloaders.manifest import Video
-from dataloaders.shard_writer import open_writer
+from dataloaders.shard_writer import clear_shards, open_writer
 
 logger = logging.getLogger(__name__)
 
@@ -221,13 +219,8 @@ def _reuse(out: Path, fingerprint: str, overwrite: bool) -> PackReport | None:
 
 def _clear(out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    # The index goes first: from here on the folder is not a complete data set.
-    for name in (OWN_INDEX_NAME, INDEX_NAME):
-        (out / name).unlink(missing_ok=True)
-    for pattern in ("shard-*.tar", "shard.*.mds", "shard[-.]*.index.jsonl", "*.partial",
-                    QUARANTINE_NAME):  # fmt: skip
-        for path in out.glob(pattern):
-            path.unlink()
+    clear_shards(out)
+    (out / QUARANTINE_NAME).unlink(missing_ok=True)
 
 
 def _write_quarantine(out: Path, bad: list[BadVideo]) -> None:
