@@ -29,7 +29,7 @@ class FoundSample:
 
 @dataclass(frozen=True)
 class Names:
-    """What the user calls things: an MDS column, or a suffix of a tar's members. Empty: find out."""
+    """What the user calls things: an MDS column, or a tar member's suffix. Empty: find out."""
 
     video: str = ""
     key: str = ""

@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 from dataloaders.errors import DataError
 from dataloaders.foreign import FoundSample, Names, Part
-from dataloaders.index import RECORD_SUFFIX, split_name
+from dataloaders.scan_tar import RECORD_SUFFIX, split_name
 
 VIDEO_SUFFIXES = (
     "mp4", "webm", "mkv", "mov", "avi", "m4v", "ts", "mpg", "mpeg", "flv", "wmv", "3gp", "ogv",

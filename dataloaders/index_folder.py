@@ -61,7 +61,7 @@ def index_folder(
     threads: int = 4,
     progress: Callable[[int, int], None] | None = None,
 ) -> IndexReport:
-    """Write ``gcg.index.json`` and a sidecar for each shard of a folder; the shards stay as they are.
+    """Write ``gcg.index.json`` and a sidecar for each shard; the shards stay as they are.
 
     A folder holds tars, or MDS with its ``index.json``. Stopped or run again, it goes on with what
     is new or changed. Samples without a readable clip or a record go to ``quarantine.jsonl``.
@@ -86,34 +86,19 @@ def index_folder(
     options = [format, names.video, names.key, names.record, verify, found.fingerprint]
     journal = Journal(folder, hashlib.sha256(json.dumps(options).encode()).hexdigest()[:16])
     total = sum(file.size for file in files)
-    lock = threading.Lock()
-
-    def advance(size: int) -> None:
-        with lock:
-            if progress is not None:
-                progress(size, total)
-
+    report = _one_at_a_time(progress, total)
     done: dict[str, Done] = {}
     for file in files:
         if (known := journal.find(file)) is not None:
             done[file.name] = known
-            advance(file.size)
+            report(file.size)
     kept = len(done)
-    new = [file for file in files if file.name not in done]
 
     def work(file: ShardFile) -> Done:
-        return index_shard(folder, file, found, names, verify, advance)
+        return index_shard(folder, file, found, names, verify, report)
 
-    problems = []
-    for file, result in _in_threads(work, new, threads):
-        if isinstance(result, DataError):
-            problems.append(str(result))
-        else:
-            journal.add(file, result)
-            done[file.name] = result
-    if problems:
-        more = f" (and {len(problems) - 1} more damaged shards)" if len(problems) > 1 else ""
-        raise DataError(f"{sorted(problems)[0]}{more}; the {len(done)} others are indexed")
+    new = [file for file in files if file.name not in done]
+    done |= _index_all(work, new, threads, journal, kept)
     _check_unique(folder, done)
     results = [done[file.name] for file in files]
     bad = tuple(each for result in results for each in result.bad)
@@ -128,6 +113,19 @@ def index_folder(
     made_of = hashlib.sha256(text.encode()).hexdigest()[:32]
     write_index(folder, DatasetIndex(shards, made_of, format), OWN_INDEX_NAME)
     return IndexReport(folder, format, shards, bad, kept)
+
+
+def _one_at_a_time(
+    progress: Callable[[int, int], None] | None, total: int
+) -> Callable[[int], None]:
+    lock = threading.Lock()
+
+    def report(size: int) -> None:
+        with lock:
+            if progress is not None:
+                progress(size, total)
+
+    return report
 
 
 def _find_shards(folder: Path) -> tuple[str, list[ShardFile]]:
@@ -157,6 +155,28 @@ def _mds_file(folder: Path, row: dict[str, Any]) -> ShardFile:
     if not path.exists():
         raise DataError(f"{path}: in {INDEX_NAME} but not there; copy it again")
     return ShardFile(name, path, row)
+
+
+def _index_all(
+    work: Callable[[ShardFile], Done],
+    files: list[ShardFile],
+    threads: int,
+    journal: Journal,
+    kept: int,
+) -> dict[str, Done]:
+    """Index shards, each noted as it is done; damaged ones are raised when the rest is."""
+    done: dict[str, Done] = {}
+    problems = []
+    for file, result in _in_threads(work, files, threads):
+        if isinstance(result, DataError):
+            problems.append(str(result))
+        else:
+            journal.add(file, result)
+            done[file.name] = result
+    if problems:
+        more = f" (and {len(problems) - 1} more damaged shards)" if len(problems) > 1 else ""
+        raise DataError(f"{min(problems)}{more}; the {kept + len(done)} others are indexed")
+    return done
 
 
 def _in_threads(

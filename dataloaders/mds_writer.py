@@ -40,10 +40,11 @@ class MdsShardWriter:
     """
 
     def __init__(self, out: Path, limit: int):
-        if limit > LARGEST_LIMIT["mds"]:
+        largest = LARGEST_LIMIT["mds"]
+        if limit > largest:
             raise DataError(
-                f"shard_bytes: {limit}: at most {LARGEST_LIMIT['mds']} for MDS, whose offsets are 32 bits "
-                "wide; choose smaller shards (--shard-mb), or --format wds"
+                f"shard_bytes: {limit}: at most {largest} for MDS, whose offsets are 32 bits wide; "
+                "choose smaller shards (--shard-mb), or --format wds"
             )
         self._out = out
         self._limit = limit

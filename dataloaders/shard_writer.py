@@ -13,10 +13,10 @@ from dataloaders.index import (
     OWN_INDEX_NAME,
     ShardInfo,
     describe_shard,
-    scan_tar,
     write_entries,
 )
 from dataloaders.ingest import Clip
+from dataloaders.scan_tar import scan_tar
 
 # What a shard may be cut at. MDS has 32-bit offsets, which records and a last clip must fit too.
 LARGEST_LIMIT = {"wds": 1 << 62, "mds": 3 << 30}

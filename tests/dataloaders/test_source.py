@@ -9,8 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from dataloaders.errors import DataError
-from dataloaders.index import index_path, scan_tar
+from dataloaders.index import index_path
 from dataloaders.open_source import format_of, open_source
+from dataloaders.scan_tar import scan_tar
 from dataloaders.source import Source
 from tests.dataloaders.shard_fixtures import FORMATS, clip_bytes, pack_clips
 
