@@ -65,7 +65,8 @@ class ShardInfo:
 
     @property
     def stem(self) -> str:
-        return self.name.removesuffix(".tar").removesuffix(".mds")
+        """What files about this shard are called; flat, also where it lies in a subfolder."""
+        return self.name.removesuffix(".tar").removesuffix(".mds").replace("/", "--")
 
     @property
     def records_name(self) -> str:

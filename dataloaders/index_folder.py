@@ -134,7 +134,7 @@ def _find_shards(folder: Path) -> tuple[str, list[ShardFile]]:
     if not os.access(folder, os.W_OK):
         raise DataError(f"{folder}: cannot be written to; the index lies beside the shards")
     tars = sorted(folder.glob("*.tar"))
-    if (folder / INDEX_NAME).exists() and list(folder.glob("*.mds*")):
+    if _is_mds(folder):
         if tars:
             raise DataError(f"{folder}: holds tars and MDS shards; move one kind elsewhere")
         from dataloaders import mds_library as mds
@@ -143,8 +143,19 @@ def _find_shards(folder: Path) -> tuple[str, list[ShardFile]]:
     if not tars:
         packed = list(folder.glob("*.tar.*")) or list(folder.glob("*.tgz"))
         hint = f"; {packed[0].name} is compressed: unpack it to a .tar first" if packed else ""
-        raise DataError(f"{folder}: no *.tar, and no {INDEX_NAME} with *.mds in it{hint}")
+        raise DataError(f"{folder}: no *.tar, and no {INDEX_NAME} of MDS shards{hint}")
     return "wds", [ShardFile(path.name, path) for path in tars]
+
+
+def _is_mds(folder: Path) -> bool:
+    """Whether ``index.json`` is streaming's. Other libraries of tars have one of that name too."""
+    if not (folder / INDEX_NAME).exists():
+        return False
+    try:
+        rows = json.loads((folder / INDEX_NAME).read_text(encoding="utf-8"))["shards"]
+        return any(row.get("format") == "mds" for row in rows)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return bool(list(folder.glob("*.mds*")))  # damaged, which its reader says
 
 
 def _mds_file(folder: Path, row: dict[str, Any]) -> ShardFile:

@@ -64,7 +64,7 @@ class Journal:
         if line.mtime_ns == file.mtime_ns:
             return line.done
         # Copied or touched: the same if its bytes are.
-        if shard is not None and file.path.name == shard.name:
+        if shard is not None and file.path == self._folder / shard.name:
             return line.done if sha256_of(file.path) == shard.sha256 else None
         return None
 

@@ -90,7 +90,7 @@ def index_shard(
     bad: list[BadFound] = []
     seen: set[str] = set()
     left = file.size
-    with _unpacked(file, names) as (path, found), _opened(path) as fd:
+    with _unpacked(folder, file, names) as (path, found), _opened(path) as fd:
         for sample in found:
             result = _use(fd, sample, records, verify, seen)
             if isinstance(result, str):
@@ -108,7 +108,9 @@ def index_shard(
 
 
 @contextmanager
-def _unpacked(file: ShardFile, names: Names) -> Iterator[tuple[Path, list[FoundSample]]]:
+def _unpacked(
+    folder: Path, file: ShardFile, names: Names
+) -> Iterator[tuple[Path, list[FoundSample]]]:
     """The shard's own file, decompressed if need be, and what is in it."""
     if file.row is None:
         yield file.path, tar_samples(file.path, names)
@@ -117,16 +119,17 @@ def _unpacked(file: ShardFile, names: Names) -> Iterator[tuple[Path, list[FoundS
     from dataloaders.foreign_mds import mds_samples
 
     with tempfile.TemporaryDirectory(prefix="gcg-index-") as work:
-        path = file.path
-        if path.name != file.name:
+        root = folder
+        if file.path != folder / file.name:
+            root = Path(work)
             try:
-                remote = os.fspath(path.parent)
-                path = mds.fetch_shard(remote, Path(work), file.row, retries=0, timeout=_TIMEOUT_S)
+                place = os.fspath(folder)
+                mds.fetch_shard(place, root, file.row, retries=0, timeout=_TIMEOUT_S)
             except Exception as error:  # each compression has errors of its own
                 raise DataError(
-                    f"{path}: cannot be decompressed ({error}); copy it again"
+                    f"{file.path}: cannot be decompressed ({error}); copy it again"
                 ) from None
-        yield path, mds_samples(mds.reader_of(path.parent, file.row), names)
+        yield root / file.name, mds_samples(mds.reader_of(root, file.row), names)
 
 
 def _use(

@@ -54,10 +54,10 @@ class ShardCache:
         Raises:
             DataError: it cannot be fetched, or what came is not what the index says.
         """
-        path = self._folder / shard.name
+        path = self._path(shard)
         fd = self._open_whole(path, shard.bytes)
         if fd is None:
-            with self._locked(shard.name):
+            with self._locked(shard.stem):
                 fd = self._open_whole(path, shard.bytes)  # another may have fetched it meanwhile
                 if fd is None:
                     fd = self._fetched(shard, path)
@@ -70,7 +70,7 @@ class ShardCache:
 
     def _fetched(self, shard: ShardInfo, path: Path) -> int:
         # What a killed run left here is cleared by the next to fetch the same shard.
-        work = self._folder / f"{shard.name}.work"
+        work = self._folder / f"{shard.stem}.work"
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
         try:
@@ -82,17 +82,20 @@ class ShardCache:
                     f"says {shard.bytes} with {shard.sha256[:12]}...: the shard is damaged where "
                     "it comes from; copy it there again, or run `gcg index` there if it is new"
                 )
-            fd = os.open(arrived, os.O_RDONLY | os.O_CLOEXEC)
             with self._locked("evict"):
                 self._evict(self._limit - shard.bytes)
+                fd = os.open(arrived, os.O_RDONLY | os.O_CLOEXEC)
                 arrived.replace(path)
         finally:
             shutil.rmtree(work, ignore_errors=True)
         return fd
 
-    def drop(self, name: str) -> None:
+    def drop(self, shard: ShardInfo) -> None:
         """Forget a shard, so that it is fetched again."""
-        (self._folder / name).unlink(missing_ok=True)
+        self._path(shard).unlink(missing_ok=True)
+
+    def _path(self, shard: ShardInfo) -> Path:
+        return self._folder / f"{shard.stem}.mds"
 
     @staticmethod
     def _open_whole(path: Path, size: int) -> int | None:

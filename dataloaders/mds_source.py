@@ -226,7 +226,7 @@ class MdsSource:
                 data = pread_all(fd, member.offset, member.size)
             if _is_whole(data, member) or attempt:
                 break
-            self._shards.drop(info.name)  # the copy may have been damaged here: fetch it again
+            self._shards.drop(info)  # the copy may have been damaged here: fetch it again
         return _checked(data, member, join(self.name, info.name))
 
     def _from_file(self, path: Path, member: Member) -> bytes:

@@ -18,11 +18,12 @@ from dataloaders.foreign import Names
 from dataloaders.index import OWN_INDEX_NAME
 from dataloaders.index_folder import IndexReport, index_folder
 from dataloaders.manifest import Video, write_manifest
+from dataloaders.mds_source import MdsSource
 from dataloaders.open_source import open_source
 from dataloaders.shards import QUARANTINE_NAME
 from dataloaders.source import Sample
-from tests.dataloaders.loader_fixtures import make, take
-from tests.dataloaders.shard_fixtures import clip_bytes, needs_mds, pack_clips, video
+from tests.dataloaders.loader_fixtures import FRAMES, make, take
+from tests.dataloaders.shard_fixtures import clip_bytes, label_all, needs_mds, pack_clips, video
 
 
 def row_text(number: int, **changes) -> bytes:
@@ -346,6 +347,28 @@ def test_compressed_mds(tmp_path, monkeypatch):
     assert not list(folder.glob("*.mds"))
     assert list((tmp_path / "cache").glob("*/*.mds"))
     assert index_folder(folder).kept == len(list(folder.glob("*.mds.zstd")))
+
+
+@needs_mds
+def test_mds_merged_from_several_writers(tmp_path):
+    """As streaming's ``merge_index`` makes of the folders that parallel writers filled."""
+    columns = {"key": "str", "video": "bytes", "record": "str"}
+    shards = []
+    for part in range(2):
+        rows = [{"key": f"v{n:03d}", "video": clip_bytes(n), "record": row_text(n).decode()}
+                for n in (2 * part, 2 * part + 1)]  # fmt: skip
+        write_mds(tmp_path / "all" / str(part), columns, rows)
+        for shard in json.loads((tmp_path / "all" / str(part) / "index.json").read_text())[
+            "shards"
+        ]:
+            shard["raw_data"]["basename"] = f"{part}/{shard['raw_data']['basename']}"
+            shards.append(shard)
+    (tmp_path / "all" / "index.json").write_text(json.dumps({"version": 2, "shards": shards}))
+    index_folder(tmp_path / "all")
+    check(read_all(tmp_path / "all"), [0, 1, 2, 3])
+    label_all(open_source(tmp_path / "all"), FRAMES)
+    source = MdsSource(f"file://{tmp_path / 'all'}", cache=tmp_path / "cache")
+    assert source.read(1, source.entries(1)[0]) == read_all(tmp_path / "all")[2]
 
 
 @needs_mds
