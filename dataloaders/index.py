@@ -169,7 +169,8 @@ def read_index(folder: Path) -> DatasetIndex:
     path = index_path(folder)
     try:
         body: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if "input" not in body and path.name == INDEX_NAME and "shards" in body:
+        foreign = "input" not in body and ("shards" in body or "shardlist" in body)
+        if foreign and path.name == INDEX_NAME:
             raise DataError(
                 f"{path}: the index of another library, without clip lengths and checksums; "
                 f"`gcg index {folder}` writes ours beside it"
