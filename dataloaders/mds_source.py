@@ -165,10 +165,10 @@ class MdsSource:
                 time.sleep(0.1 * 2**attempt)
         raise AssertionError("unreachable")
 
-    def _beside(self, name: str) -> Path:
-        """A small file beside the shards, as it lies here."""
+    def _beside(self, name: str, *, anew: bool = False) -> Path:
+        """A small file beside the shards, as it lies here; ``anew``: the copy is no good."""
         path = self._folder / name
-        if self._remote and not path.exists():
+        if self._remote and (anew or not path.exists()):
             # Fetched under a name of this process, and renamed: others may want it too.
             arrived = Path(tempfile.mkdtemp(prefix="file-", dir=self._folder))
             try:
@@ -185,7 +185,13 @@ class MdsSource:
                 return self._entries[shard]
         info = self._index.shards[shard]
         self._beside(info.entries_name)
-        entries = read_entries(self._folder, info)
+        try:
+            entries = read_entries(self._folder, info)
+        except DataError:
+            if not self._remote:
+                raise
+            self._beside(info.entries_name, anew=True)
+            entries = read_entries(self._folder, info)
         with self._lock:
             self._entries[shard] = entries
             if len(self._entries) > self._max_indexed:

@@ -201,6 +201,9 @@ def test_a_damaged_copy_is_fetched_again_and_a_damaged_origin_is_named(served, t
     assert asked == [copy.name]
     os.truncate(copy, 100)
     assert source.read(1, entry) == expected
+    sidecar = copy.parent / "index" / source.shards[1].entries_name
+    sidecar.write_text("{}\n")
+    assert MdsSource(url, cache=tmp_path / "cache").entries(1) == source.entries(1)
     _flip(folder / copy.name, entry.video.offset + 7)
     copy.unlink()
     with pytest.raises(DataError, match=rf"{copy.name}: fetched .* SHA-256 .* damaged where"):
