@@ -10,7 +10,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
-import webdataset
+from webdataset.writer import ShardWriter
 
 from dataloaders.convert_shards import convert
 from dataloaders.errors import DataError
@@ -78,7 +78,7 @@ def test_tars_of_shard_writer(tmp_path):
     folder = tmp_path / "shards"
     folder.mkdir()
     pattern = str(folder / "data-%06d.tar")
-    with webdataset.ShardWriter(pattern, maxcount=3, verbose=0) as sink:
+    with ShardWriter(pattern, maxcount=3, verbose=0) as sink:
         for n in range(8):
             sink.write({
                 "__key__": f"train/v{n:03d}", "jpg.txt": "a caption", "MP4": clip_bytes(n),
@@ -119,8 +119,8 @@ def test_sizes_in_base_256_and_in_pax_headers(tmp_path):
     data[148:156] = b" " * 8
     data[148:156] = b"%06o\0 " % sum(data[:512])
     path.write_bytes(bytes(data))
-    size = {"pax_headers": {"size": str(len(clip_bytes(1)))}}
-    write_tar(tmp_path / "b.tar", pairs([1])[:1], **size)
+    headers = {"size": str(len(clip_bytes(1)))}
+    write_tar(tmp_path / "b.tar", pairs([1])[:1], pax_headers=headers)
     rows = tmp_path / "rows.jsonl"
     write_manifest(rows, [video(0), video(1)])
     index_folder(tmp_path, records=rows)

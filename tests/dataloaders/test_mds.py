@@ -54,8 +54,11 @@ def test_tar_and_mds_of_a_manifest_give_the_same_batches(packed, tmp_path):
     one, two = open_source(tars), open_source(packed)
     assert [s.question_counts for s in one.shards] == [s.question_counts for s in two.shards]
     assert read_all(one) == read_all(two)
-    for changes in ({}, {"rank": 1, "world_size": 2, "micro_batch": 1}):
-        with make(tars, **changes) as a, make(packed, **changes) as b:
+    for rank, world_size in ((0, 1), (1, 2)):
+        with (
+            make(tars, rank=rank, world_size=world_size, micro_batch=1) as a,
+            make(packed, rank=rank, world_size=world_size, micro_batch=1) as b,
+        ):
             steps = a.plan.steps_per_epoch(0) + 2
             assert_same(take(a, steps), take(b, steps))
 
