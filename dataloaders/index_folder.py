@@ -63,11 +63,11 @@ def index_folder(
 ) -> IndexReport:
     """Write ``gcg.index.json`` and a sidecar for each shard; the shards stay as they are.
 
-    A folder holds tars, or MDS with its ``index.json``. Stopped or run again, it goes on with what
-    is new or changed. Samples without a readable clip or a record go to ``quarantine.jsonl``.
+    Stopped or run again, it goes on with what is new or changed. Samples without a readable clip or
+    a record go to ``quarantine.jsonl``.
 
     Args:
-        folder: where the shards lie, which is where the index is written.
+        folder: of tars, or of MDS with its ``index.json``; the index is written there.
         records: a manifest whose rows are the samples' records, found by key; else each sample
             has to carry its row.
         names: which column or suffix is the clip, the key, the record.
@@ -77,16 +77,15 @@ def index_folder(
             but one at a time.
 
     Raises:
-        DataError: no shards, damaged shards (with the byte), a video id in two places, no usable
-            sample. What was indexed is kept for the next time.
+        DataError: no shards, damaged ones (with the byte), a video id twice, no usable sample.
+            What was indexed is kept for the next time.
     """
     folder = Path(folder)
     format, files = _find_shards(folder)
     found = Records(Path(records) if records is not None else None)
     options = [format, names.video, names.key, names.record, verify, found.fingerprint]
     journal = Journal(folder, hashlib.sha256(json.dumps(options).encode()).hexdigest()[:16])
-    total = sum(file.size for file in files)
-    report = _one_at_a_time(progress, total)
+    report = _one_at_a_time(progress, sum(file.size for file in files))
     done: dict[str, Done] = {}
     for file in files:
         if (known := journal.find(file)) is not None:
