@@ -9,20 +9,21 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tarfile
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from dataloaders.errors import DataError, StorageError
 from dataloaders.storage.folder import Folder, LocalFolder, open_folder
 
 INDEX_NAME = "index.json"
+# Where `index.json` is another's: MDS keeps its own there, and so do some writers of tars.
+OWN_INDEX_NAME = "gcg.index.json"
 INDEX_VERSION = 1
-RECORD_SUFFIX = "json"
+FORMATS = ("wds", "mds")
 _REMEDY = "run `gcg pack` again"
 
 
@@ -49,7 +50,11 @@ class SampleEntry:
 
 @dataclass(frozen=True, slots=True)
 class ShardInfo:
-    """One shard. ``question_counts[n]`` is the number of its samples with n questions."""
+    """One shard. ``question_counts[n]`` is the number of its samples with n questions.
+
+    ``records_sha256`` is empty where the records lie in the shard. Shards of others may lack them:
+    then they lie beside it, in ``records_name``.
+    """
 
     name: str
     bytes: int
@@ -57,10 +62,17 @@ class ShardInfo:
     num_samples: int
     num_questions: int
     question_counts: Mapping[int, int]
+    records_sha256: str = ""
 
     @property
     def stem(self) -> str:
-        return self.name.removesuffix(".tar")
+        """What files about this shard are called; flat, also where it lies in a subfolder."""
+        return self.name.removesuffix(".tar").removesuffix(".mds").replace("/", "--")
+
+    @property
+    def records_name(self) -> str:
+        """The file that the records' offsets are in."""
+        return f"{self.stem}.records.jsonl" if self.records_sha256 else self.name
 
     @property
     def entries_name(self) -> str:
@@ -73,11 +85,14 @@ class DatasetIndex:
 
     shards: tuple[ShardInfo, ...]
     input_fingerprint: str
+    format: str = "wds"
 
     @property
     def fingerprint(self) -> str:
         """Of the content, order included: equal for equal shards, wherever they lie."""
-        text = json.dumps([[s.name, s.sha256] for s in self.shards])
+        text = json.dumps(
+            [[s.name, s.sha256, *filter(None, [s.records_sha256])] for s in self.shards]
+        )
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
@@ -85,92 +100,21 @@ def crc32_of(data: bytes) -> int:
     return zlib.crc32(data)
 
 
-def scan_tar(path: Path) -> list[SampleEntry]:
-    """Index a tar of ``<key>.<suffix>`` clips, each with its ``<key>.json``, by reading it whole.
-
-    Raises:
-        DataError: the tar is damaged, or a sample is not exactly one clip and one record.
-    """
-    entries: list[SampleEntry] = []
-    try:
-        with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
-            members = [info for info in tar if info.isfile()]
-            _check_end(path, file, tar.offset)
-            for group in _by_key(path, members):
-                entries.append(_entry(path, file, group))
-    except tarfile.TarError as error:
-        raise DataError(f"{path}: not a whole tar ({error}); {_REMEDY}") from None
-    return entries
-
-
-def _check_end(path: Path, file: BinaryIO, offset: int) -> None:
-    # tarfile takes a header that it cannot read for the end and says nothing.
-    block = os.pread(file.fileno(), tarfile.BLOCKSIZE, offset)
-    if block != tarfile.NUL * tarfile.BLOCKSIZE:
-        raise DataError(
-            f"{path}: no member and no end at byte {offset}: the tar is damaged or cut short; "
-            f"{_REMEDY}"
-        )
-
-
-def _by_key(path: Path, members: list[tarfile.TarInfo]) -> Iterator[dict[str, tarfile.TarInfo]]:
-    group: dict[str, tarfile.TarInfo] = {}
-    current, seen = None, set()
-    for info in members:
-        key, suffix = _split(info.name)
-        if key != current:
-            if key in seen:
-                raise DataError(f"{path}: key: {key!r} occurs twice; keys are unique; {_REMEDY}")
-            seen.add(key)
-            if group:
-                yield group
-            current, group = key, {}
-        group[suffix] = info
-    if group:
-        yield group
-
-
-def _split(name: str) -> tuple[str, str]:
-    """Key and suffix as WebDataset splits them: at the first dot of the last part of the name."""
-    folder, slash, base = name.rpartition("/")
-    stem, _, suffix = base.partition(".")
-    return folder + slash + stem, suffix
-
-
-def _entry(path: Path, file: BinaryIO, group: Mapping[str, tarfile.TarInfo]) -> SampleEntry:
-    key, _ = _split(next(iter(group.values())).name)
-    clips = [suffix for suffix in group if suffix != RECORD_SUFFIX]
-    if len(clips) != 1 or RECORD_SUFFIX not in group:
-        raise DataError(
-            f"{path}: {key}: has members {sorted(group)}; a sample is one clip and one "
-            f"{RECORD_SUFFIX}; {_REMEDY}"
-        )
-    video, _ = _member(file, group[clips[0]])
-    record, text = _member(file, group[RECORD_SUFFIX])
-    try:
-        fields = json.loads(text)
-        frames, questions = int(fields["frame_count"]), len(fields["questions"])
-    except (ValueError, KeyError, TypeError):
-        raise DataError(f"{path}: {record.name}: not a manifest row; {_REMEDY}") from None
-    return SampleEntry(key, video, record, frames, questions)
-
-
-def _member(file: BinaryIO, info: tarfile.TarInfo) -> tuple[Member, bytes]:
-    data = os.pread(file.fileno(), info.size, info.offset_data)
-    return Member(info.name, info.offset_data, info.size, crc32_of(data)), data
-
-
-def describe_shard(path: Path, name: str, entries: Iterable[SampleEntry]) -> ShardInfo:
-    """The line of ``index.json`` for the tar at ``path``, which will be called ``name``."""
+def sha256_of(path: Path) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
+    return digest.hexdigest()
+
+
+def describe_shard(path: Path, name: str, entries: Iterable[SampleEntry]) -> ShardInfo:
+    """The line of ``index.json`` for the tar at ``path``, which will be called ``name``."""
     counts = Counter(entry.num_questions for entry in entries)
     return ShardInfo(
         name=name,
         bytes=path.stat().st_size,
-        sha256=digest.hexdigest(),
+        sha256=sha256_of(path),
         num_samples=counts.total(),
         num_questions=sum(n * times for n, times in counts.items()),
         question_counts=dict(sorted(counts.items())),
@@ -192,30 +136,48 @@ def write_entries(path: Path, entries: Iterable[SampleEntry]) -> None:
     write_atomic(path, "".join(line + "\n" for line in lines))
 
 
-def write_index(folder: Path, index: DatasetIndex) -> None:
+def index_path(folder: Path) -> Path:
+    """Where a data set's index lies, or would lie if there is none."""
+    own = folder / OWN_INDEX_NAME
+    return own if own.exists() else folder / INDEX_NAME
+
+
+def write_index(folder: Path, index: DatasetIndex, name: str | None = None) -> None:
+    """Write the index; last, since a folder with one counts as complete."""
     body = {
         "version": INDEX_VERSION,
-        "format": "wds",
+        "format": index.format,
         "input": index.input_fingerprint,
         "fingerprint": index.fingerprint,
         "num_samples": sum(shard.num_samples for shard in index.shards),
         "num_questions": sum(shard.num_questions for shard in index.shards),
-        "shards": [asdict(shard) for shard in index.shards],
+        "shards": [_row(shard) for shard in index.shards],
     }
-    write_atomic(folder / INDEX_NAME, json.dumps(body, indent=1) + "\n")
+    name = name or (INDEX_NAME if index.format == "wds" else OWN_INDEX_NAME)
+    write_atomic(folder / name, json.dumps(body, indent=1) + "\n")
+
+
+def _row(shard: ShardInfo) -> dict[str, Any]:
+    return {name: value for name, value in asdict(shard).items() if value != ""}
 
 
 def read_index(place: Path | Folder) -> DatasetIndex:
-    """Read ``index.json``.
+    """Read ``gcg.index.json`` or else ``index.json``.
 
     Raises:
         DataError: it is missing, unreadable, of another version, or lists no shard.
         StorageError: its URL cannot be reached.
     """
     folder = open_folder(place) if isinstance(place, Path) else place
-    path = folder.at(INDEX_NAME)
+    path, text = _index_text(folder)
     try:
-        body: dict[str, Any] = json.loads(folder.read(INDEX_NAME))
+        body: dict[str, Any] = json.loads(text)
+        foreign = "input" not in body and ("shards" in body or "shardlist" in body)
+        if foreign and path.endswith(f"/{INDEX_NAME}"):
+            raise DataError(
+                f"{path}: the index of another library, without clip lengths and checksums; "
+                f"`gcg index {folder.location}` writes ours beside it"
+            )
         version = body["version"]
         if version != INDEX_VERSION:
             raise DataError(
@@ -225,20 +187,34 @@ def read_index(place: Path | Folder) -> DatasetIndex:
             ShardInfo(**{**row, "question_counts": _int_keys(row["question_counts"])})
             for row in body["shards"]
         )
-        index = DatasetIndex(shards, str(body["input"]))
-    except FileNotFoundError:
-        absent = isinstance(folder, LocalFolder) and not folder.path.is_dir()
-        what = "no such folder" if absent else "not a complete packed data set"
-        raise DataError(f"{path}: missing: {what}; make it with `gcg pack`") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+        index = DatasetIndex(shards, str(body["input"]), str(body.get("format", "wds")))
     except DataError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: not an index ({error!r}); {_REMEDY}") from None
     if not index.shards:
         raise DataError(f"{path}: shards: none: at least one is needed; {_REMEDY}")
+    if index.format not in FORMATS:
+        raise DataError(f"{path}: format: {index.format!r}: one of {', '.join(FORMATS)}; {_REMEDY}")
     return index
+
+
+def _index_text(folder: Folder) -> tuple[str, bytes]:
+    """Where the index lies, and its text: our own where ``index.json`` is another library's."""
+    for name in (OWN_INDEX_NAME, INDEX_NAME):
+        try:
+            return folder.at(name), folder.read(name)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            why = error.strerror or "unreadable"
+            raise DataError(f"{folder.at(name)}: cannot be read ({why})") from None
+    absent = isinstance(folder, LocalFolder) and not folder.path.is_dir()
+    what = "no such folder" if absent else "not a complete packed data set"
+    raise DataError(
+        f"{folder.at(INDEX_NAME)}: missing: {what}; make it with `gcg pack`, or with `gcg index` "
+        "where shards come from elsewhere"
+    )
 
 
 def _int_keys(counts: Mapping[str, int]) -> dict[int, int]:

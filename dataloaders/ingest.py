@@ -97,12 +97,13 @@ def _taken_in(row: Video, path: Path, data: bytes, ingest: Ingest) -> Clip:
     if ingest.transcode is not None:
         data, done = transcode(data, ingest.transcode, name=path.name)
         suffix = "mp4"
-    record = _probed(row, data, f"{path.stem}.{suffix}", ingest.verify)
+    record = probed(row, data, ingest.verify, f"{path.stem}.{suffix}")
     return Clip(sample_key(row.id), suffix, data, record.model_copy(update={"transcoded": done}))
 
 
-def _probed(row: Video, data: bytes, name: str, verify: bool) -> Video:
-    """The row with the file's own facts in place of the annotation's."""
+def probed(row: Video, data: bytes, verify: bool, name: str) -> Video:
+    """The row with the file's own facts in place of the annotation's. ``name``: the file's, whose
+    suffix helps to tell its format. ``verify``: decode every frame."""
     if verify:
         info = decode_test(data, name=name)
     else:

@@ -24,10 +24,10 @@ from dataloaders.index import (
     crc32_of,
     read_entries,
     read_index,
-    scan_tar,
 )
 from dataloaders.ingest import INGEST_TIMEOUT_S
 from dataloaders.manifest import Video, describe
+from dataloaders.scan_tar import scan_tar
 from dataloaders.time_limit import TimeLimit, TooManyStuckError
 
 
@@ -84,11 +84,16 @@ def inspect_shards(
         progress: called with how many more samples are done.
 
     Raises:
-        DataError: there is no index to hold the folder against.
+        DataError: there is no index to hold the folder against, or the shards are not ours.
         TooManyStuckError: so many clips hang their decoder that the process cannot go on.
     """
     folder = Path(folder)
     found = Inspection(folder, read_index(folder))
+    if found.index.format != "wds" or any(shard.records_sha256 for shard in found.index.shards):
+        raise DataError(
+            f"{folder}: format: {found.index.format}: only tars that `gcg pack` wrote can be "
+            "inspected; write them so with `gcg pack IN OUT --from wds` or `--from mds`"
+        )
     limit = TimeLimit(decode_timeout_s, setting="--decode-timeout")
     seen: set[str] = set()
     try:

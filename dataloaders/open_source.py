@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 
+from dataloaders.index import read_index
+from dataloaders.mds_source import MdsSource
 from dataloaders.source import Source
+from dataloaders.storage.folder import open_folder
 from dataloaders.storage.options import StorageOptions
 from dataloaders.tar_source import TarSource
 
@@ -20,11 +23,23 @@ def open_source(
     Args:
         place: a path or a URL.
         storage: settings for a URL.
-        max_lost_share: the share of samples, 0..1, that may lie in missing or damaged shards of a
-            folder: reading them fails one by one.
+        max_lost_share: the share of samples, 0..1, that may lie in missing or damaged tars of a
+            folder: reading them fails one by one. (MDS shards must all be there.)
 
     Raises:
         DataError: there is none, or more of it is lost.
         StorageError: its URL cannot be reached.
     """
+    if format_of(place, storage) == "mds":
+        return MdsSource(place, storage)
     return TarSource(place, storage, max_lost_share=max_lost_share)
+
+
+def format_of(place: str | os.PathLike[str], storage: StorageOptions | None = None) -> str:
+    """``wds`` or ``mds``, as the index says.
+
+    Raises:
+        DataError: there is no index.
+        StorageError: its URL cannot be reached.
+    """
+    return read_index(open_folder(place, storage)).format

@@ -6,7 +6,8 @@ import logging
 from pathlib import Path
 
 from dataloaders.errors import DataError
-from dataloaders.index import SampleEntry, ShardInfo, describe_shard, scan_tar
+from dataloaders.index import SampleEntry, ShardInfo, describe_shard
+from dataloaders.scan_tar import scan_tar
 
 logger = logging.getLogger(__name__)
 

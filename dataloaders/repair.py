@@ -50,7 +50,7 @@ def repair(found: Inspection, out: str | os.PathLike[str]) -> Repaired:
                 data, record = read_sample(found.folder / shard.name, entry)
                 suffix = entry.video.name.removeprefix(entry.key + ".")
                 writer.add(Clip(entry.key, suffix, data, record))
-            writer.finish()
+            writer.close_shard()
     finally:
         writer.abandon()
     _list_faults(out, found)

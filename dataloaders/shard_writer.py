@@ -4,12 +4,56 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 from webdataset.writer import TarWriter
 
-from dataloaders.index import ShardInfo, describe_shard, scan_tar, write_entries
+from dataloaders.index import ShardInfo, describe_shard, write_entries
 from dataloaders.ingest import Clip
+from dataloaders.scan_tar import scan_tar
+
+# What a shard may be cut at. MDS has 32-bit offsets, which records and a last clip must fit too.
+LARGEST_LIMIT = {"wds": 1 << 62, "mds": 3 << 30}
+
+
+class ShardWriter(Protocol):
+    """Writes clips one after the other, whatever the format; the cuts are the same in each."""
+
+    shards: list[ShardInfo]
+
+    def add(self, clip: Clip) -> None:
+        """Write a clip; before it, close a shard that it would make too big."""
+        ...
+
+    def close_shard(self) -> None:
+        """Close the open shard, if there is one: index it and give it its name."""
+        ...
+
+    def finish(self) -> None:
+        """Close the last shard, and write what else the format needs."""
+        ...
+
+    def abandon(self) -> None:
+        """Close what an exception left open, without finishing it."""
+        ...
+
+
+def dump(clip: Clip) -> str:
+    """A clip's record as it is stored, the same in every format."""
+    return clip.record.model_dump_json(exclude_none=True)
+
+
+def open_writer(format: str, out: Path, limit: int) -> ShardWriter:
+    """The writer of a format, ``wds`` or ``mds``; the arguments are those of the classes.
+
+    Raises:
+        DataError: the format's library is not installed, or cannot make shards that big.
+    """
+    if format == "mds":
+        from dataloaders.mds_writer import MdsShardWriter
+
+        return MdsShardWriter(out, limit)
+    return TarShardWriter(out, limit)
 
 
 class TarShardWriter:
@@ -30,18 +74,16 @@ class TarShardWriter:
 
     def add(self, clip: Clip) -> None:
         if self._tar is not None and self._size + len(clip.data) > self._limit:
-            self.finish()
+            self.close_shard()
         if self._tar is None:
             self._file = self._partial.open("wb")
             # Fixed time, owner and mode: the same input gives the same bytes. PAX adds a header
             # only where a name or a size does not fit the plain one.
             self._tar = TarWriter(self._file, encoder=False, mtime=0, format="PAX_FORMAT")
-        record = clip.record.model_dump_json(exclude_none=True).encode()
-        self._tar.write({"__key__": clip.key, clip.suffix: clip.data, "json": record})
+        self._tar.write({"__key__": clip.key, clip.suffix: clip.data, "json": dump(clip).encode()})
         self._size += len(clip.data)
 
-    def finish(self) -> None:
-        """Close the open shard, if there is one: index it and give it its name."""
+    def close_shard(self) -> None:
         if self._tar is None or self._file is None:
             return
         self._tar.close()
@@ -54,6 +96,9 @@ class TarShardWriter:
         self._partial.replace(self._out / shard.name)
         self.shards.append(shard)
         self._tar, self._file, self._size = None, None, 0
+
+    def finish(self) -> None:
+        self.close_shard()
 
     def abandon(self) -> None:
         """Close what an exception left open; its ``.partial`` file stays and is cleared later."""

@@ -19,9 +19,9 @@ from typing import NamedTuple
 from dataloaders.bad_questions import BadQuestion
 from dataloaders.errors import DataError
 from dataloaders.index import (
-    INDEX_NAME,
     DatasetIndex,
     ShardInfo,
+    index_path,
     read_index,
     write_index,
 )
@@ -31,7 +31,7 @@ from dataloaders.layout import check_minimum
 from dataloaders.left_out import QUARANTINE_NAME, read_quarantine, write_quarantine
 from dataloaders.manifest import Video
 from dataloaders.out_folder import clear
-from dataloaders.shard_writer import TarShardWriter
+from dataloaders.shard_writer import open_writer
 from dataloaders.transcode import TranscodeSettings
 
 logger = logging.getLogger(__name__)
@@ -71,6 +71,7 @@ def pack(
     min_shards: int = 1,
     verify: bool = True,
     overwrite: bool = False,
+    format: str = "wds",
     threads: int = 4,
     transcode: TranscodeSettings | None = None,
     decode_timeout_s: float = INGEST_TIMEOUT_S,
@@ -90,6 +91,8 @@ def pack(
         verify: decode every frame of every clip; otherwise only a few, which is many times
             faster, and leaves damage between them to be met in training.
         overwrite: replace a folder that holds something else.
+        format: ``wds`` for WebDataset tars, ``mds`` for MosaicML streaming's shards (then
+            ``shard.00000.mds``, ..., and ``gcg.index.json``). Shards are cut alike in both.
         threads: clips read and tested at a time.
         transcode: how clips are encoded anew; None keeps their bytes.
         decode_timeout_s: a clip that takes longer to test or encode is left out; 0: no limit.
@@ -108,16 +111,18 @@ def pack(
     _check_rows(rows, out, shard_bytes, min_shards)
     size = _total_bytes(rows, root)
     if transcode is None:
-        layout = Layout(min(shard_bytes, max(1, size // min_shards)))
+        layout = Layout(format, min(shard_bytes, max(1, size // min_shards)))
     else:  # how small the clips become is not known before
-        layout = Layout(shard_bytes, max(1, len(rows) // min_shards) if min_shards > 1 else None)
+        most = max(1, len(rows) // min_shards) if min_shards > 1 else None
+        layout = Layout(format, shard_bytes, most)
     fingerprint = _input_fingerprint(rows, ingest, layout)
-    if (out / INDEX_NAME).exists():
+    if index_path(out).exists():
         done = _reuse(out, fingerprint, overwrite)
         if done is not None:
             return done
     journal = Journal(out, fingerprint)
-    kept = journal.read()
+    # MDSWriter begins at shard 0: an interrupted pack of MDS begins anew.
+    kept = journal.read() if format == "wds" else Finished()
     clear(out, keep=kept.shards)
     journal.begin(kept)
     if kept.shards:
@@ -131,7 +136,7 @@ def pack(
             f"{out}: none of the {len(rows)} videos can be used (first: {first.path}: "
             f"{first.reason}); see {out / QUARANTINE_NAME}"
         )
-    write_index(out, DatasetIndex(tuple(shards), fingerprint))
+    write_index(out, DatasetIndex(tuple(shards), fingerprint, format))
     journal.remove()
     report = PackReport(
         out, tuple(shards), tuple(bad), tuple(bad_questions), False, resumed, fingerprint
@@ -144,8 +149,10 @@ def pack(
 
 
 class Layout(NamedTuple):
-    """When a shard is closed: before it grows past so many bytes of clips, or has so many."""
+    """The format, and when a shard is closed: before it grows past so many bytes of clips, or has
+    so many."""
 
+    format: str
     shard_bytes: int
     shard_clips: int | None = None
 
@@ -165,7 +172,7 @@ def _write_shards(
     A shard is closed by what comes next, which then begins the next one: so going on after a shard
     gives the bytes of a pack that was never interrupted.
     """
-    writer = TarShardWriter(out, layout.shard_bytes)
+    writer = open_writer(layout.format, out, layout.shard_bytes)
     writer.shards += kept.shards
     bad, noted, in_shard = list(kept.bad), len(kept.bad), 0
 
@@ -184,7 +191,7 @@ def _write_shards(
                 bad.append(clip)
             else:
                 if in_shard == layout.shard_clips:
-                    writer.finish()
+                    writer.close_shard()
                     note(done - 1)
                 closed = len(writer.shards)
                 writer.add(clip)
@@ -194,8 +201,9 @@ def _write_shards(
             if progress is not None:
                 progress(done, len(rows))
         if in_shard:
-            writer.finish()
+            writer.close_shard()
             note(len(rows))
+        writer.finish()
     finally:
         writer.abandon()
     return writer.shards, bad
@@ -230,6 +238,8 @@ def _input_fingerprint(rows: list[Video], ingest: Ingest, layout: Layout) -> str
     and they change with nearly any change of a clip.
     """
     settings: list[object] = [_PACK_VERSION, layout.shard_bytes, ingest.verify]
+    if layout.format != "wds":
+        settings.append(layout.format)
     if ingest.transcode is not None:
         settings += [str(ingest.transcode), layout.shard_clips]
     digest = hashlib.sha256(json.dumps(settings).encode())

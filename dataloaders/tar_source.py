@@ -73,6 +73,7 @@ class TarSource:
         self._retries = retries
         self._max_indexed = max_indexed
         self._entries: OrderedDict[int, list[SampleEntry]] = OrderedDict()
+        self._records: OrderedDict[str, bytes] = OrderedDict()
         self._lock = threading.Lock()
 
     @property
@@ -137,12 +138,35 @@ class TarSource:
 
     def read_record(self, shard: int, entry: SampleEntry) -> Video:
         """Read a sample's record alone; errors as ``read``."""
+        info = self._index.shards[shard]
+        if info.records_sha256:  # shards of others may lack records
+            text = self._beside(info.records_name, entry.record)
+        else:
+            text = self._member(shard, entry.record)
         try:
-            return Video.model_validate_json(self._member(shard, entry.record))
+            return Video.model_validate_json(text)
         except ValidationError as error:
             raise DataError(
                 f"{self._path(shard)}: {entry.record.name}: {describe(error)}; {_REMEDY}"
             ) from None
+
+    def _beside(self, name: str, member: Member) -> bytes:
+        """A record from the file beside a shard, kept in memory while it is read from."""
+        with self._lock:
+            text = self._records.get(name)
+        if text is None:
+            text = self._place.read(name)
+            with self._lock:
+                self._records[name] = text
+                if len(self._records) > self._max_indexed:
+                    self._records.popitem(last=False)
+        data = text[member.offset : member.offset + member.size]
+        if not _is_whole(data, member):
+            raise DataError(
+                f"{self._place.at(name)}: {member.name}: not what its index says; run `gcg index` "
+                "again"
+            )
+        return data
 
     def _path(self, shard: int) -> str:
         return self._place.at(self._index.shards[shard].name)
@@ -163,7 +187,7 @@ class TarSource:
         for attempt in range(self._retries + 1):
             try:
                 with self._files.open(shard) as fd:
-                    return _pread_all(fd, offset, size)
+                    return pread_all(fd, offset, size)
             except FileNotFoundError as error:
                 raise DataError(f"{self._path(shard)}: {error.strerror}; {_REMEDY}") from None
             except OSError:
@@ -197,7 +221,7 @@ def _is_whole(data: bytes, member: Member) -> bool:
     return len(data) == member.size and crc32_of(data) == member.crc32
 
 
-def _pread_all(fd: int, offset: int, size: int) -> bytes:
+def pread_all(fd: int, offset: int, size: int) -> bytes:
     # One call returns at most 2 GiB, and may return less on a network file system.
     parts = []
     while size > 0:

@@ -28,14 +28,20 @@ def add_to(stages: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     inspect_command.add_to(stages)
 
     stage = stages.add_parser("pack", help="write a manifest's clips into shards with an index")
-    stage.add_argument("manifests", type=Path, nargs="*", metavar="MANIFEST")
+    stage.add_argument("manifests", nargs="*", metavar="MANIFEST", help="of --from wds: the data")
     stage.add_argument("out", type=Path, metavar="OUT", help="with several manifests: OUT/<name>")
-    stage.add_argument("--format", choices=["wds"], default="wds")
-    stage.add_argument("--from", dest="source", choices=["manifest", "nextqa"], default="manifest")
+    stage.add_argument("--format", choices=["wds", "mds"], default="wds")
+    stage.add_argument(
+        "--from",
+        dest="source",
+        choices=["manifest", "nextqa", "wds", "mds"],
+        default="manifest",
+        help="wds, mds: packed data (a folder or URL), written again in --format",
+    )
     stage.add_argument("--annotations", type=Path, metavar="CSV")
     stage.add_argument("--videos", type=Path, metavar="DIR")
-    stage.add_argument("--shard-mb", type=float, default=256.0)
-    stage.add_argument("--min-shards", type=int, default=1, help="about 8 times data.streams")
+    stage.add_argument("--shard-mb", type=float, help="256")
+    stage.add_argument("--min-shards", type=int, help="1; about 8 times data.streams is good")
     stage.add_argument(
         "--max-bad-questions",
         type=float,
@@ -54,6 +60,18 @@ def add_to(stages: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     stage.add_argument("--overwrite", action="store_true")
     stage.set_defaults(run=pack)
+
+    stage = stages.add_parser("index", help="make shards that others wrote readable here")
+    stage.add_argument("folder", type=Path, metavar="FOLDER", help="of tars, or of MDS shards")
+    stage.add_argument(
+        "--records", type=Path, metavar="MANIFEST", help="rows for the samples, found by key"
+    )
+    stage.add_argument("--video-column", default="", metavar="NAME", help="MDS column or suffix")
+    stage.add_argument("--key-column", default="", metavar="NAME", help="MDS column")
+    stage.add_argument("--record-column", default="", metavar="NAME", help="MDS column or suffix")
+    stage.add_argument("--verify", action="store_true", help="decode every frame, not only a few")
+    stage.add_argument("--threads", type=int, default=4, help="shards at a time; 4")
+    stage.set_defaults(run=index)
 
 
 def sample_data(args: argparse.Namespace) -> int:
@@ -76,12 +94,14 @@ def sample_data(args: argparse.Namespace) -> int:
 def pack(args: argparse.Namespace) -> int:
     if args.source == "nextqa":
         return _pack_nextqa(args)
+    if args.source in ("wds", "mds"):
+        return _convert(args)
     from dataloaders.manifest import read_manifest
 
     if not args.manifests:
         raise UserError("MANIFEST: none given; `gcg pack MANIFEST OUT`, or `--from nextqa`")
     several = len(args.manifests) > 1
-    for manifest in args.manifests:
+    for manifest in map(Path, args.manifests):
         out = args.out / manifest.stem if several else args.out
         bad = _tolerance(args)
         _pack_rows(list(read_manifest(manifest, bad)), out, manifest.parent, args, bad)
@@ -115,6 +135,73 @@ def _tolerance(args: argparse.Namespace) -> BadQuestions | None:
     return BadQuestions(args.max_bad_questions) if args.max_bad_questions else None
 
 
+def _convert(args: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from dataloaders.convert_shards import convert
+
+    if len(args.manifests) != 1:
+        raise UserError(f"--from {args.source}: one data set at a time; `gcg pack IN OUT`")
+    for name, value in (("--shard-mb", args.shard_mb), ("--min-shards", args.min_shards)):
+        if value is not None:
+            raise UserError(
+                f"{name}: {value}: shards stay as they are cut, so that batches stay the same; "
+                f"leave it out, or pack the manifest with --format {args.format}"
+            )
+    with tqdm(desc=f"convert {args.out.name}", unit="clip") as bar:
+
+        def advance(done: int, total: int) -> None:
+            bar.total = total
+            bar.update()
+
+        report = convert(
+            args.manifests[0],
+            args.out,
+            source_format=args.source,
+            format=args.format,
+            overwrite=args.overwrite,
+            progress=advance,
+        )
+    state = "already converted" if report.reused else "converted"
+    labels = f"; with labels {', '.join(report.labels)}" if report.labels else ""
+    say(
+        f"{args.out}: {state} {report.num_samples} videos, {report.num_questions} questions, "
+        f"{len(report.shards)} shards; {len(report.bad)} clips left out"
+        + (f", see {args.out / 'quarantine.jsonl'}" if report.bad else "")
+        + labels
+    )
+    return 0
+
+
+def index(args: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from dataloaders.foreign import Names
+    from dataloaders.index_folder import index_folder
+
+    with tqdm(desc=f"index {args.folder.name}", unit="B", unit_scale=True) as bar:
+
+        def advance(size: int, total: int) -> None:
+            bar.total = total
+            bar.update(size)
+
+        report = index_folder(
+            args.folder,
+            records=args.records,
+            names=Names(args.video_column, args.key_column, args.record_column),
+            verify=args.verify,
+            threads=args.threads,
+            progress=advance,
+        )
+    say(
+        f"{args.folder}: indexed {report.num_samples} videos, {report.num_questions} questions, "
+        f"{len(report.shards)} {report.format} shards ({report.kept} unchanged since last time); "
+        f"{len(report.bad)} samples left out"
+        + (f", see {args.folder / 'quarantine.jsonl'}" if report.bad else "")
+    )
+    return 0
+
+
 def _pack_rows(
     rows: list, out: Path, root: Path, args: argparse.Namespace, bad: BadQuestions | None
 ) -> None:
@@ -135,13 +222,14 @@ def _pack_rows(
             rows,
             out,
             root=root,
-            shard_bytes=int(args.shard_mb * 2**20),
-            min_shards=args.min_shards,
+            shard_bytes=int((256.0 if args.shard_mb is None else args.shard_mb) * 2**20),
+            min_shards=1 if args.min_shards is None else args.min_shards,
             overwrite=args.overwrite,
             threads=args.threads,
             transcode=transcode,
             decode_timeout_s=args.decode_timeout,
             bad_questions=bad.found if bad is not None else (),
+            format=args.format,
             progress=advance,
         )
     state = "already packed" if report.reused else "packed"

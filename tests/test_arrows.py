@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "benchmarks": {"gcg", "dataloaders", "launcher", "ds_configs", "tests"},
 }
 # Slow to import, so each is named in few files and never on the way to `gcg --help`.
-HEAVY = {"ray", "deepspeed", "nvidia", "torch", "transformers", "webdataset", "av"}
+HEAVY = {"ray", "deepspeed", "nvidia", "torch", "transformers", "webdataset", "av", "streaming"}
 
 
 def imported_packages(source: str) -> set[str]:

@@ -11,10 +11,10 @@ import torch
 from dataloaders.batch import Batch
 from dataloaders.fetch import HostDecoder
 from dataloaders.loader import Loader, StepBatch
+from dataloaders.open_source import open_source
 from dataloaders.plan import Plan
 from dataloaders.quarantine import Quarantine
 from dataloaders.storage.options import StorageOptions
-from dataloaders.tar_source import TarSource
 from tests.dataloaders.shard_fixtures import collator
 
 FRAMES, SIZE = 4, 16
@@ -28,7 +28,7 @@ def make(
     storage: StorageOptions | None = None,
     **changes,
 ) -> Loader:
-    source = TarSource(folder, storage)
+    source = open_source(folder, storage)
     fields = {"seed": 3, "num_streams": 2, "global_batch": 4, "questions_per_visit": 2,
               "block_shards": 2, **(plan or {})}  # fmt: skip
     settings = {"num_frames": FRAMES, "decode_threads": 2, **changes}
@@ -81,7 +81,7 @@ def collect(found: dict, position: tuple[int, int], batch: Batch) -> None:
 
 def damage(folder: Path, keys: set[str]) -> None:
     """Flip a byte of the clips with these keys."""
-    source = TarSource(folder)
+    source = open_source(folder)
     for number, shard in enumerate(source.shards):
         path = folder / shard.name
         data = bytearray(path.read_bytes())

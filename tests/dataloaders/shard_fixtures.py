@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import io
 from pathlib import Path
 
 import av
 import numpy as np
+import pytest
 
 from dataloaders.batch import Collator
 from dataloaders.labels import Label, LabelMeta, write_labels
 from dataloaders.manifest import Question, Video
 from dataloaders.shards import PackReport, pack
-from dataloaders.tar_source import TarSource
+from dataloaders.source import Source
 from dataloaders.texts import PromptTemplate, TextCoder
 
 WIDTH, HEIGHT = 48, 32
+needs_mds = pytest.mark.skipif(
+    importlib.util.find_spec("streaming") is None,
+    reason="mosaicml-streaming is not installed; pip install 'gcg-train[mds]'",
+)
+FORMATS = ["wds", pytest.param("mds", marks=needs_mds)]
 
 
 @functools.cache
@@ -71,16 +78,18 @@ def pack_clips(
     per_shard: int = 2,
     options: bool = True,
     first: int = 0,
+    format: str = "wds",
 ) -> PackReport:
     """Pack one clip per entry, so many questions each, ``per_shard`` clips a shard; the videos are
     numbered from ``first`` on."""
     videos = [video(i, n, options=options) for i, n in enumerate(question_counts, start=first)]
     write_clips(root, videos)
     biggest = max(len(clip_bytes(i)) for i in range(len(videos)))
-    return pack(videos, root / "packed", root=root, shard_bytes=biggest * per_shard + 100)
+    limit = biggest * per_shard + 100
+    return pack(videos, root / "packed", root=root, shard_bytes=limit, format=format)
 
 
-def label_all(source: TarSource, num_frames: int, num_moments: int = 2) -> Path:
+def label_all(source: Source, num_frames: int, num_moments: int = 2) -> Path:
     """Label every question of a data set; returns the label folder."""
     folder = Path(source.name) / "labels" / "test"
     meta = LabelMeta(

@@ -12,25 +12,25 @@ from dataloaders.errors import DataError
 from dataloaders.eval_loader import EvalLoader
 from dataloaders.fetch import HostDecoder
 from dataloaders.labels import LabelSet
-from dataloaders.tar_source import TarSource
+from dataloaders.open_source import open_source
 from tests.dataloaders.loader_fixtures import damage
-from tests.dataloaders.shard_fixtures import collator, label_all, pack_clips
+from tests.dataloaders.shard_fixtures import FORMATS, collator, label_all, pack_clips
 
 FRAMES = 4
 COUNTS = [1, 5, 3, 2, 4, 2, 1]
 EVERY = {(f"v{i:03d}", f"q{k}") for i, n in enumerate(COUNTS) for k in range(n)}
 
 
-@pytest.fixture(scope="module")
-def packed(tmp_path_factory) -> Path:
-    folder = pack_clips(tmp_path_factory.mktemp("data"), COUNTS).folder
-    label_all(TarSource(folder), FRAMES)
+@pytest.fixture(scope="module", params=FORMATS)
+def packed(tmp_path_factory, request) -> Path:
+    folder = pack_clips(tmp_path_factory.mktemp("data"), COUNTS, format=request.param).folder
+    label_all(open_source(folder), FRAMES)
     return folder
 
 
 def make(folder: Path, **changes) -> EvalLoader:
     settings = {"num_frames": FRAMES, "questions_per_visit": 2, "micro_batch": 2, **changes}
-    return EvalLoader(TarSource(folder), collator(), HostDecoder(16), **settings)
+    return EvalLoader(open_source(folder), collator(), HostDecoder(16), **settings)
 
 
 def asked(batches) -> Counter:
@@ -117,7 +117,7 @@ def test_the_questions_of_bad_clips_are_listed(tmp_path, equal_steps):
 
 def test_even_where_the_record_is_lost(tmp_path):
     folder = pack_clips(tmp_path, [3]).folder
-    source = TarSource(folder)
+    source = open_source(folder)
     record = source.entries(0)[0].record
     tar = folder / source.shards[0].name
     data = bytearray(tar.read_bytes())

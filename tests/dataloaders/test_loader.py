@@ -14,8 +14,8 @@ from dataloaders.errors import DataError
 from dataloaders.fetch import HostDecoder
 from dataloaders.labels import LabelSet
 from dataloaders.loader import Loader
+from dataloaders.open_source import open_source
 from dataloaders.plan import Plan
-from dataloaders.tar_source import TarSource
 from tests.dataloaders.loader_fixtures import (
     COUNTS,
     FRAMES,
@@ -26,13 +26,13 @@ from tests.dataloaders.loader_fixtures import (
     make,
     take,
 )
-from tests.dataloaders.shard_fixtures import collator, label_all, pack_clips
+from tests.dataloaders.shard_fixtures import FORMATS, collator, label_all, pack_clips
 
 
-@pytest.fixture(scope="module")
-def packed(tmp_path_factory) -> Path:
-    folder = pack_clips(tmp_path_factory.mktemp("data"), COUNTS).folder
-    label_all(TarSource(folder), FRAMES)
+@pytest.fixture(scope="module", params=FORMATS)
+def packed(tmp_path_factory, request) -> Path:
+    folder = pack_clips(tmp_path_factory.mktemp("data"), COUNTS, format=request.param).folder
+    label_all(open_source(folder), FRAMES)
     return folder
 
 
@@ -246,7 +246,7 @@ def test_prefetch_is_bounded(packed):
             decoded.release()
             return frames
 
-    source = TarSource(packed)
+    source = open_source(packed)
     plan = Plan.for_source(source, seed=0, num_streams=1, global_batch=2, questions_per_visit=8)
     with Loader(source, plan, collator(), Counting(SIZE), num_frames=FRAMES,
                 decode_threads=1, prefetch_steps=3) as loader:  # fmt: skip
