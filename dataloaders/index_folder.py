@@ -206,7 +206,7 @@ def _in_threads(
 
 def _check_unique(folder: Path, done: dict[str, Done]) -> None:
     seen: dict[str, str] = {}
-    for name, result in done.items():
+    for name, result in sorted(done.items()):
         for video in result.videos:
             if video in seen:
                 raise DataError(

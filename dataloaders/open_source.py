@@ -30,9 +30,10 @@ def open_source(
         DataError: there is none, or more of it is lost.
         StorageError: its URL cannot be reached.
     """
-    if format_of(place, storage) == "mds":
+    index = read_index(open_folder(place, storage))
+    if index.format == "mds":
         return MdsSource(place, storage)
-    return TarSource(place, storage, max_lost_share=max_lost_share)
+    return TarSource(place, storage, index=index, max_lost_share=max_lost_share)
 
 
 def format_of(place: str | os.PathLike[str], storage: StorageOptions | None = None) -> str:

@@ -13,7 +13,15 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from dataloaders.errors import DataError, StorageError
-from dataloaders.index import Member, SampleEntry, ShardInfo, crc32_of, read_entries, read_index
+from dataloaders.index import (
+    DatasetIndex,
+    Member,
+    SampleEntry,
+    ShardInfo,
+    crc32_of,
+    read_entries,
+    read_index,
+)
 from dataloaders.manifest import Video, describe
 from dataloaders.recover import rebuild_entries
 from dataloaders.source import Sample
@@ -35,6 +43,7 @@ class TarSource:
     Args:
         place: where ``index.json`` lies, a path or a URL.
         storage: settings for a URL.
+        index: what ``index.json`` says, if it was read already.
         max_open: local tars kept open at a time.
         max_indexed: shards whose index is kept in memory; the rest is read again when needed. A
             rank draws from its streams times ``block_shards`` shards at a time; keep more.
@@ -54,13 +63,14 @@ class TarSource:
         place: str | os.PathLike[str],
         storage: StorageOptions | None = None,
         *,
+        index: DatasetIndex | None = None,
         max_open: int = 64,
         max_indexed: int = 256,
         retries: int = 2,
         max_lost_share: float = 0.0,
     ):
         self._place = open_folder(place, storage)
-        self._index = read_index(self._place)
+        self._index = read_index(self._place) if index is None else index
         self._fingerprint = self._index.fingerprint
         if isinstance(self._place, LocalFolder):
             self._check_sizes(self._place.path, max_lost_share)

@@ -86,7 +86,7 @@ def test_a_url_reads_as_a_folder_does(place: str, packed: Path, options: Storage
         open_source(f"{place}/labels", options)
 
 
-@pytest.mark.parametrize("suffix", [SHARD, "index.json", "shard-000000.index.jsonl"])
+@pytest.mark.parametrize("suffix", [SHARD, "/index.json", "shard-000000.index.jsonl"])
 @pytest.mark.parametrize(
     ("kind", "status"), [("status", 500), ("status", 503), ("status", 429), ("truncate", 0)]
 )
