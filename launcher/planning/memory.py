@@ -15,7 +15,7 @@ from launcher.planning.states import PHASES, TRAINING, Engine, Line, Phase, stat
 Device = Literal["cpu", "cuda"]
 
 # A process on a GPU before it has a tensor there: context, cuBLAS and cuDNN workspaces, NCCL's
-# channels. Stated, not measured: no run of ours was on a GPU.
+# channels. Stated; on one H200 a worker took 1.0 GB beside what torch held (docs/planning.md).
 CUDA_PROCESS = 2_000_000_000
 # Of a GPU's tensors: what torch's caching allocator cannot use, for blocks do not fit exactly.
 CUDA_SLACK = 0.05
