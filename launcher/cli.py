@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from launcher import commands, data_commands
+from launcher import commands, data_commands, feature_commands
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -20,6 +20,7 @@ def build_parser() -> argparse.ArgumentParser:
     stages = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     data_commands.add_to(stages)
+    feature_commands.add_to(stages)
 
     stage = stages.add_parser("label", help="find the frames each training question is about")
     stage.add_argument("data", type=Path, nargs="+", metavar="DATA", help="packed folders")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from dataloaders.feature_reader import FeatureReader, feature_info
 from dataloaders.fetch import ClipDecoder, HostDecoder
 from dataloaders.labels import LabelSet
 from dataloaders.loader import Loader
@@ -15,6 +16,7 @@ from dataloaders.source import Source
 from gcg.config import GCGConfig
 from launcher.build import Parts, build_collator
 from launcher.config import RunConfig
+from launcher.feature_check import check_frames
 
 
 def needs_labels(model: GCGConfig) -> bool:
@@ -42,12 +44,19 @@ def build_plan(config: RunConfig, source: Source) -> Plan:
     )
 
 
-def build_decoder(config: RunConfig, image_size: int) -> ClipDecoder:
-    """What turns encoded clips into frames of ``image_size`` pixels.
+def build_decoder(
+    config: RunConfig, image_size: int, source: Source, setting: str = "data.train"
+) -> ClipDecoder:
+    """What turns encoded clips into frames of ``image_size`` pixels, or reads features.
 
     Raises:
-        DataError: DALI is asked for and absent.
+        DataError: DALI is asked for and absent, or the model cannot read what the data set, named
+            by ``setting``, holds.
     """
+    check_frames(config.model, source, setting)
+    info = feature_info(source)
+    if info is not None:
+        return FeatureReader(info)
     if config.data.decoder == "host":
         return HostDecoder(image_size)
     import torch
@@ -83,7 +92,7 @@ def build_loader(
         source,
         build_plan(config, source),
         build_collator(config.model, parts.coders, config.run.seed),
-        build_decoder(config, parts.image_size),
+        build_decoder(config, parts.image_size, source),
         num_frames=config.model.num_frames,
         rank=rank,
         world_size=world_size,

@@ -26,7 +26,7 @@ from gcg.profiles import resolve_profile
 from gcg.selection import UniformSelector, hard_topk
 from launcher.describe import DescriptionWriter, OnQuestion, TemplateWriter
 from launcher.errors import UserError
-from launcher.label import ClipEvidence, EvidenceMaker
+from launcher.label import ClipEvidence, EvidenceMaker, reading
 
 GROUPS = ("balanced", "unbalanced")
 # Of the clip; half of NExT-GQA's questions with before or after in them have shorter gold spans.
@@ -82,6 +82,7 @@ def compare_labels(
     writer = writer or TemplateWriter()
     source = open_source(data)
     try:
+        config = reading(config, source)
         lines = writer.prepare(data, source, on_question)
         encoder = EvidenceMaker(config, writer)
         judge = _Judge(config, strategies)

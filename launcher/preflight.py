@@ -17,6 +17,7 @@ from launcher.checkpoint import newest
 from launcher.config import RunConfig, dump, fingerprint, load_run_config, trajectory
 from launcher.data import build_plan, labels_folder, needs_labels
 from launcher.errors import CheckpointError, ConfigError, PreflightError
+from launcher.feature_check import frame_problems
 from launcher.run_folder import RunFolder, read_json, write_json, write_text
 from launcher.state import check_fits, versions
 
@@ -66,6 +67,7 @@ def _data(config: RunConfig) -> Iterator[str]:
             if not source.shards:
                 yield f"data.{split} = {folder}: has no shards; make some with `gcg pack`"
                 continue
+            yield from frame_problems(config.model, source, f"data.{split}")
             if split == "train":
                 yield from _plan(config, source)
             if _split_needs_labels(config, split):

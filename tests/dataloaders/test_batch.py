@@ -129,13 +129,15 @@ def test_model_inputs_are_all_tensors_but_the_options():
     batch = coding([visit(0, [question(1)], labelled=True)], epoch=0)
     inputs = batch.model_inputs()
     assert set(inputs) == {
-        "pixel_values", "video_index", "question_ids", "question_mask", "description_ids",
+        "pixel_values", "frame_tokens", "frame_embeddings",
+        "video_index", "question_ids", "question_mask", "description_ids",
         "description_mask", "qformer_ids", "qformer_mask", "prompt_ids", "prompt_mask",
         "answer_ids", "option_text_ids", "option_text_mask", "answer_text_ids",
         "answer_text_mask", "answer_index", "moments", "similarity", "noise_seeds",
         "contrast_group", "positions",
     }  # fmt: skip
-    assert all(isinstance(value, torch.Tensor) for value in inputs.values())
+    features = {"frame_tokens", "frame_embeddings"}
+    assert all((v is None) == (name in features) for name, v in inputs.items())
     moved = batch.to("meta")
     assert moved.pixel_values.device.type == "meta"
     assert moved.option_ids is not None

@@ -1,0 +1,72 @@
+"""The subcommand `gcg extract`: arguments, and what is said of the outcome."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+
+from launcher.commands import say
+from launcher.errors import UserError
+
+
+def add_to(stages: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    stage = stages.add_parser("extract", help="run the frozen image encoder once, keep its results")
+    stage.add_argument("config", type=Path, metavar="CONFIG")
+    stage.add_argument("out", type=Path, metavar="OUT", help="then: data.train: OUT")
+    stage.add_argument("--split", choices=["train", "val", "test"], default="train")
+    stage.add_argument("--dtype", choices=["fp16", "fp32"], default="fp16")
+    stage.add_argument(
+        "--part", default="1/1", metavar="I/N", help="every N-th shard: for N processes at once"
+    )
+    stage.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
+    stage.add_argument("--overwrite", action="store_true")
+    stage.set_defaults(run=extract)
+
+
+def extract(args: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from dataloaders.open_source import open_source
+    from launcher.config import load_run_config
+    from launcher.extract import extract as write
+
+    part = _part(args.part)
+    config = load_run_config(args.config, args.overrides)
+    folder = getattr(config.data, args.split)
+    total = None
+    if folder is not None:
+        with open_source(folder) as source:
+            total = sum(shard.num_samples for shard in source.shards[part[0] - 1 :: part[1]])
+    with tqdm(total=total, desc=f"extract {args.out.name}", unit="clip") as bar:
+        made = write(
+            config,
+            args.split,
+            args.out,
+            dtype=args.dtype,
+            part=part,
+            overwrite=args.overwrite,
+            on_videos=bar.update,
+        )
+    say(
+        f"{args.out}: {made.made} videos encoded, {made.kept} were there, {made.bad} cannot be read"
+    )
+    if made.num_bytes is None:
+        say(f"{args.out}: shards of other parts are missing; whoever makes the last one ends it")
+        return 0
+    for labels in made.labels:
+        say(f"{labels}: carried over from the clips")
+    if not made.labels:
+        say(f"{args.out}: no labels to carry over; make them with `gcg label {args.out}`")
+    say(
+        f"{args.out}: {made.num_bytes / 1e9:.3f} GB; train with model.input=features "
+        f"data.{args.split}={args.out}"
+    )
+    return 0
+
+
+def _part(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if found is None or not 1 <= int(found[1]) <= int(found[2]):
+        raise UserError(f"--part {text}: must be I/N with 1 <= I <= N, such as 2/8")
+    return int(found[1]), int(found[2])
