@@ -7,6 +7,7 @@ import json
 import logging
 from pathlib import Path
 
+from launcher import feature_commands
 from launcher.commands import say
 from launcher.errors import UserError
 
@@ -37,6 +38,7 @@ def add_to(stages: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     stage.add_argument("--shard-mb", type=float, default=256.0)
     stage.add_argument("--min-shards", type=int, default=1, help="about 8 times data.streams")
     stage.add_argument("--overwrite", action="store_true")
+    feature_commands.pack_arguments(stage)
     stage.set_defaults(run=pack)
 
 
@@ -80,6 +82,8 @@ def pack(args: argparse.Namespace) -> int:
     if not args.manifests:
         raise UserError("MANIFEST: none given; `gcg pack MANIFEST OUT`, or `--from nextqa`")
     several = len(args.manifests) > 1
+    if args.features is not None:
+        return feature_commands.pack(args)
     for manifest in args.manifests:
         out = args.out / manifest.stem if several else args.out
         _pack_rows(list(read_manifest(manifest)), out, manifest.parent, args)

@@ -1,4 +1,4 @@
-"""The subcommand `gcg extract`: arguments, and what is said of the outcome."""
+"""`gcg extract`, and `gcg pack --features`: frame features, made here or elsewhere."""
 
 from __future__ import annotations
 
@@ -22,6 +22,50 @@ def add_to(stages: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     stage.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     stage.add_argument("--overwrite", action="store_true")
     stage.set_defaults(run=extract)
+
+
+def pack_arguments(stage: argparse.ArgumentParser) -> None:
+    """Those of `gcg pack` that are for features made elsewhere."""
+    stage.add_argument(
+        "--features", type=Path, metavar="DIR", help="<id>.npy, .npz or .safetensors, not clips"
+    )
+    stage.add_argument("--encoder", metavar="NAME", help="with --features: what made them")
+    stage.add_argument(
+        "--dtype", choices=["fp16", "fp32"], default="fp16", help="with --features: stored as"
+    )
+
+
+def pack(args: argparse.Namespace) -> int:
+    """`gcg pack --features DIR MANIFEST... OUT`."""
+    from tqdm import tqdm
+
+    from dataloaders.feature_pack import pack_feature_files
+    from dataloaders.manifest import read_manifest
+
+    if args.encoder is None:
+        raise UserError("--features: needs --encoder NAME, what made them; it is kept in the index")
+    for manifest in args.manifests:
+        out = args.out / manifest.stem if len(args.manifests) > 1 else args.out
+        rows = list(read_manifest(manifest))
+        with tqdm(total=len(rows), desc=f"pack {out.name}", unit="video") as bar:
+            report = pack_feature_files(
+                rows,
+                args.features,
+                out,
+                encoder=args.encoder,
+                dtype=args.dtype,
+                shard_bytes=int(args.shard_mb * 2**20),
+                min_shards=args.min_shards,
+                overwrite=args.overwrite,
+                progress=lambda done, total, bar=bar: bar.update(),
+            )
+        state = "already packed" if report.reused else "packed"
+        say(
+            f"{out}: {state} features of {report.num_samples} videos, {report.num_questions} "
+            f"questions, {len(report.shards)} shards; {len(report.bad)} videos left out"
+            + (f", see {out / 'quarantine.jsonl'}" if report.bad else "")
+        )
+    return 0
 
 
 def extract(args: argparse.Namespace) -> int:
