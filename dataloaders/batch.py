@@ -77,6 +77,12 @@ class Batch:
     def num_pairs(self) -> int:
         return len(self.video_index)
 
+    @property
+    def pixels(self) -> Tensor:
+        """``pixel_values`` of a batch that was decoded from clips."""
+        assert self.pixel_values is not None
+        return self.pixel_values
+
     def model_inputs(self) -> dict[str, Tensor | None]:
         """The model's keyword arguments: everything but ``meta`` and ``option_ids``."""
         left_out = ("meta", "option_ids")

@@ -5,7 +5,7 @@ P = texts, L = tokens, D_C = joint image-text width.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 from transformers import (
@@ -23,9 +23,9 @@ class TextTower(nn.Module):
     to the right of a text's end mark changes nothing before it.
     """
 
-    def __init__(self, config: CLIPTextConfig) -> None:
+    def __init__(self, config: PretrainedConfig) -> None:
         super().__init__()
-        self.clip = CLIPTextModelWithProjection(config)
+        self.clip = CLIPTextModelWithProjection(cast(CLIPTextConfig, config))
 
     def forward(self, ids_PL: Tensor, mask_PL: Tensor) -> tuple[Tensor, Tensor]:
         """(P, L) token ids and mask → tokens (P, L, D_C) and pooled (P, D_C), not normalised.

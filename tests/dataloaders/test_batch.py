@@ -42,8 +42,8 @@ def test_shapes_and_order():
     visits = [visit(0, [question(1), question(22)], labelled=True),
               visit(1, [question(333)], labelled=True)]  # fmt: skip
     batch = collator(seed=5)(visits, epoch=3)
-    assert batch.pixel_values.shape == (2, FRAMES, 3, SIZE, SIZE)
-    assert batch.pixel_values[1].eq(1).all()
+    assert batch.pixels.shape == (2, FRAMES, 3, SIZE, SIZE)
+    assert batch.pixels[1].eq(1).all()
     assert batch.video_index.tolist() == [0, 0, 1]
     assert batch.num_pairs == 3
     assert [text(row) for row in batch.question_ids] == [
@@ -139,7 +139,7 @@ def test_model_inputs_are_all_tensors_but_the_options():
     features = {"frame_tokens", "frame_embeddings"}
     assert all((v is None) == (name in features) for name, v in inputs.items())
     moved = batch.to("meta")
-    assert moved.pixel_values.device.type == "meta"
+    assert moved.pixels.device.type == "meta"
     assert moved.option_ids is not None
     assert moved.option_ids.device.type == "meta"
     assert moved.meta is batch.meta

@@ -72,7 +72,10 @@ def assert_same_but_frames(one: Batch, other: Batch) -> None:
     for name, value in one.model_inputs().items():
         if name not in ("pixel_values", "frame_tokens", "frame_embeddings"):
             theirs = getattr(other, name)
-            assert value is theirs is None or torch.equal(value, theirs), name
+            if value is None:
+                assert theirs is None, name
+            else:
+                assert torch.equal(value, theirs), name
     assert torch.equal(one.meta.times, other.meta.times)
     metas = [replace(batch.meta, times=None) for batch in (one, other)]  # type: ignore[arg-type]
     assert metas[0] == metas[1]
@@ -120,6 +123,8 @@ def test_features_of_a_batch_are_what_the_model_would_encode(
         stored = in_order(features_config(packed, made, tmp_path), features)
     for batch, kept in zip(pixels, stored, strict=True):
         encoded = model.encode(batch.pixel_values, batch.question_ids, batch.question_mask)
+        assert kept.frame_tokens is not None
+        assert kept.frame_embeddings is not None
         assert torch.equal(encoded.tokens, kept.frame_tokens)
         assert torch.equal(encoded.joint, kept.frame_embeddings)
 
