@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from gcg.answering import build_answerer
-from gcg.config import FeaturesConfig, GCGConfig
+from gcg.config import GCGConfig
 from gcg.first_weights import first_weights, seeded
 from gcg.llm import build_llm
 from gcg.model import GCGModel
@@ -186,7 +186,7 @@ def encoder_fingerprint(config: GCGConfig) -> str:
     if config.features.text_encoder is not None:
         _digest(digest, weight_map(config, ("text",)))
         return f"sentence-{digest.hexdigest()[:16]}"
-    config = config.model_copy(update={"input": "video", "features": FeaturesConfig()})
+    config = config.reading_video()
     if config.preset == "tiny":
         for name in ("tiny_encoder.safetensors", "tiny_tokenizer.json"):
             digest.update(_asset(name).read_bytes())

@@ -170,6 +170,10 @@ class GCGConfig(_Frozen):
     loss: LossConfig = LossConfig()
     llm: LLMConfig = LLMConfig()
 
+    def reading_video(self) -> GCGConfig:
+        """The model with its own encoders, whose features this one may read."""
+        return self.model_copy(update={"input": "video", "features": FeaturesConfig()})
+
     @model_validator(mode="after")
     def _fits_together(self) -> GCGConfig:
         if self.num_moments > self.num_frames:

@@ -25,7 +25,6 @@ from dataloaders.prefetch import Job, Prefetcher
 from dataloaders.quarantine import BadSample
 from dataloaders.source import Source
 from gcg.build import build_encoders, encoder_fingerprint
-from gcg.config import FeaturesConfig
 from gcg.presets import frame_shape, resolve_preset
 from gcg.vision import frames_through
 from launcher.config import RunConfig
@@ -73,7 +72,8 @@ def extract(
     folder: str | None = getattr(config.data, split)
     if folder is None:
         raise DataError(f"data.{split} = null: nothing to extract; name a packed folder")
-    config = _reading_video(config)
+    # The run file may be the one that reads the features that are to be made.
+    config = config.model_copy(update={"model": config.model.reading_video()})
     with open_source(folder) as source:
         if feature_info(source) is not None:
             raise DataError(f"data.{split} = {folder}: holds features already; name the clips")
@@ -104,12 +104,6 @@ def describe_features(config: RunConfig, source: Source, dtype: Dtype) -> Featur
         precision=config.engine.precision,
         source=source.fingerprint,
     )
-
-
-def _reading_video(config: RunConfig) -> RunConfig:
-    """A run file may read the features that are to be made: here it reads the clips."""
-    model = config.model.model_copy(update={"input": "video", "features": FeaturesConfig()})
-    return config.model_copy(update={"model": model})
 
 
 def _write_all(

@@ -26,6 +26,10 @@ from launcher.evaluate import evaluate_split
 from launcher.extract import extract
 from launcher.label import label_data
 from launcher.preflight import preflight
+from launcher.run_folder import RunFolder
+from launcher.runlog import read_metrics
+from launcher.worker import run_worker
+from tests.spawn import run_ranks
 
 from .conftest import MODEL, run_tree
 
@@ -259,6 +263,50 @@ def wrong(config: RunConfig) -> list[str]:
     with pytest.raises(PreflightError) as caught:
         preflight(config)
     return caught.value.lines
+
+
+def run_all(configs: list[RunConfig]) -> None:
+    for config in configs:
+        run_worker(config, lambda figures: None)
+
+
+def test_whole_runs_on_two_workers_learn_what_the_clips_teach(
+    packed: Path, made: Path, tmp_path: Path
+):
+    """Contrast groups span micro-batches and ranks, so that stored features are exchanged, too."""
+    sections: dict[str, Any] = {
+        "data": {**run_tree(packed, tmp_path)["data"], "contrast_group": 4, "val": None},
+        "optim": {"steps": 3, "lr": 1e-3, "grounding_lr": 1e-3},
+        "checkpoint": {"every": 3},
+    }
+    engine = {"micro_batch": 1, "precision": "fp32"}
+    configs = {
+        "clips": clips_config(packed, tmp_path, **sections, engine=engine),
+        "features": features_config(packed, made, tmp_path, **sections, engine=engine),
+        "sharded": features_config(
+            packed, made, tmp_path, **sections, engine={**engine, "zero": 3}
+        ),
+    }
+    configs = {
+        name: config.model_copy(update={"run": config.run.model_copy(update={"name": name})})
+        for name, config in configs.items()
+    }
+    run_ranks(run_all, 2, list(configs.values()))
+    found = {}
+    for name, config in configs.items():
+        assert RunFolder(config.folder).is_complete
+        rows = read_metrics(RunFolder(config.folder).metrics)
+        found[name] = [
+            [row[part] for part in ("loss_vqa", "loss_reg", "loss_con", "grad_norm")]
+            for row in rows
+            if row["kind"] == "train"
+        ]
+        assert len(found[name]) == 3
+    # The encoder ran over other groups of clips; three updates carry the rounding on.
+    for name in ("features", "sharded"):
+        torch.testing.assert_close(
+            torch.tensor(found[name]), torch.tensor(found["clips"]), rtol=1e-3, atol=1e-4
+        )
 
 
 def test_features_of_another_model_or_kind_are_refused(packed: Path, made: Path, tmp_path: Path):
