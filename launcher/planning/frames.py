@@ -126,7 +126,8 @@ def frame_costs(
         trunk=trunk,
         with_clips=with_clips,
         with_features=with_features,
-        making=once * max(clip_bytes / hardware.read, decoding, alone),
+        # They are written as fast as they will be read.
+        making=once * max((clip_bytes + feature_bytes) / hardware.read, decoding, alone),
         epochs=config.optim.steps / data.steps,
     )
 
