@@ -131,6 +131,7 @@ class DeviceClipDecoder:
         with self._count_lock:
             self.host_clips += 1
         frames = self._host(data, indices, frame_count=frame_count, name=name)
+        assert frames.pixels is not None
         return Frames(frames.pixels.to(self._place), frames.times)
 
     def _is_taken(self, info: VideoInfo) -> bool:

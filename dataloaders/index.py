@@ -17,7 +17,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from pydantic import ValidationError
+
 from dataloaders.errors import DataError, StorageError
+from dataloaders.feature_info import FeatureInfo
+from dataloaders.manifest import describe
 from dataloaders.storage.folder import Folder, LocalFolder, open_folder
 
 INDEX_NAME = "index.json"
@@ -69,10 +73,14 @@ class ShardInfo:
 
 @dataclass(frozen=True, slots=True)
 class DatasetIndex:
-    """``index.json``: the shards, and the fingerprint of what they were packed from."""
+    """``index.json``: the shards, and the fingerprint of what they were packed from.
+
+    ``features``: what is in the shards in place of clips.
+    """
 
     shards: tuple[ShardInfo, ...]
     input_fingerprint: str
+    features: FeatureInfo | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -202,6 +210,8 @@ def write_index(folder: Path, index: DatasetIndex) -> None:
         "num_questions": sum(shard.num_questions for shard in index.shards),
         "shards": [asdict(shard) for shard in index.shards],
     }
+    if index.features is not None:
+        body["features"] = index.features.model_dump(exclude_none=True)
     write_atomic(folder / INDEX_NAME, json.dumps(body, indent=1) + "\n")
 
 
@@ -225,7 +235,9 @@ def read_index(place: Path | Folder) -> DatasetIndex:
             ShardInfo(**{**row, "question_counts": _int_keys(row["question_counts"])})
             for row in body["shards"]
         )
-        index = DatasetIndex(shards, str(body["input"]))
+        made = body.get("features")
+        features = None if made is None else FeatureInfo.model_validate(made)
+        index = DatasetIndex(shards, str(body["input"]), features)
     except FileNotFoundError:
         absent = isinstance(folder, LocalFolder) and not folder.path.is_dir()
         what = "no such folder" if absent else "not a complete packed data set"
@@ -234,6 +246,8 @@ def read_index(place: Path | Folder) -> DatasetIndex:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
     except DataError:
         raise
+    except ValidationError as error:
+        raise DataError(f"{path}: features: {describe(error)}; {_REMEDY}") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: not an index ({error!r}); {_REMEDY}") from None
     if not index.shards:

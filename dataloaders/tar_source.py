@@ -13,6 +13,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from dataloaders.errors import DataError, StorageError
+from dataloaders.feature_info import FeatureInfo
 from dataloaders.index import Member, SampleEntry, ShardInfo, crc32_of, read_entries, read_index
 from dataloaders.manifest import Video, describe
 from dataloaders.recover import rebuild_entries
@@ -86,6 +87,11 @@ class TarSource:
     @property
     def fingerprint(self) -> str:
         return self._fingerprint
+
+    @property
+    def features(self) -> FeatureInfo | None:
+        """What features the shards hold; None: clips."""
+        return self._index.features
 
     def _check_sizes(self, folder: Path, max_lost_share: float) -> None:
         faults, lost, total = [], 0, 0

@@ -42,6 +42,7 @@ def build(folder: Path) -> Features:
         )
     config = GCGConfig(num_frames=NUM_FRAMES)
     vision, text = build_encoders(config)
+    assert vision is not None
     size = resolve_preset(config).image_size
     frames: list[Tensor] = []
     durations: list[float] = []
