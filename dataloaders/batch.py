@@ -1,7 +1,8 @@
 """Batches: visits in, the model's keyword arguments out.
 
 Shapes: V visits (videos), P question-video pairs, T frames, H W pixels, K moments, O options,
-L* tokens of a text, padded to the longest of the batch.
+L* tokens of a text, padded to the longest of the batch; of frame features, L tokens of width D and
+an embedding of width E a frame.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
+from dataloaders.features import FrameFeatures
+from dataloaders.fetch import Frames
 from dataloaders.labels import Label
 from dataloaders.manifest import Question, Video
 from dataloaders.seeds import noise_seed
@@ -44,8 +47,10 @@ class BatchMeta:
 class Batch:
     """A micro-batch. Token ids and masks are int64, masks are 1 on text and 0 on padding."""
 
-    pixel_values: Tensor  # (V, T, 3, H, W) float32, normalised
-    video_index: Tensor  # (P,) int64: the row of pixel_values a pair asks about
+    pixel_values: Tensor | None  # (V, T, 3, H, W) float32, normalised; None: features are there
+    frame_tokens: Tensor | None  # (V, T, L, D) fp16 or fp32: features in place of pixels
+    frame_embeddings: Tensor | None  # (V, T, E), likewise: to compare frames with texts by
+    video_index: Tensor  # (P,) int64: the row of the frames a pair asks about
     question_ids: Tensor  # (P, Lq): the question, for the CLIP text tower
     question_mask: Tensor
     description_ids: Tensor | None  # (P, Ld): the event description, for the same; training only
@@ -72,6 +77,12 @@ class Batch:
     def num_pairs(self) -> int:
         return len(self.video_index)
 
+    @property
+    def pixels(self) -> Tensor:
+        """``pixel_values`` of a batch that was decoded from clips."""
+        assert self.pixel_values is not None
+        return self.pixel_values
+
     def model_inputs(self) -> dict[str, Tensor | None]:
         """The model's keyword arguments: everything but ``meta`` and ``option_ids``."""
         left_out = ("meta", "option_ids")
@@ -93,15 +104,31 @@ class Batch:
 @dataclass(frozen=True)
 class VisitData:
     """One loaded visit: the collator's input. ``group`` is its contrast group, ``position`` its
-    place in the global batch."""
+    place in the global batch. It has pixels or features."""
 
     video: Video
     questions: Sequence[Question]
     labels: Sequence[Label] | None
-    pixels: Tensor  # (T, 3, H, W) float32
+    pixels: Tensor | None  # (T, 3, H, W) float32
     times: Tensor  # (T,) float64 seconds
     group: int
     position: int = 0
+    features: FrameFeatures | None = None
+
+    @classmethod
+    def of(
+        cls,
+        video: Video,
+        questions: Sequence[Question],
+        labels: Sequence[Label] | None,
+        frames: Frames,
+        *,
+        group: int,
+        position: int = 0,
+    ) -> VisitData:
+        """A visit to a sample that was read."""
+        pixels, times, features = frames
+        return cls(video, questions, labels, pixels, times, group, position, features)
 
 
 @dataclass(frozen=True)
@@ -138,9 +165,12 @@ class Collator:
         descriptions = _padded(self.clip, [label.description for label in labels])
         option_texts, answer_texts = self._answer_texts(questions)
         answer_ids, option_ids = self._answers(questions)
+        features = [visit.features for visit in visits]
         seeds = [noise_seed(self.seed, epoch, visits[row].video.id, q.id) for row, q in pairs]
         return Batch(
-            pixel_values=torch.stack([visit.pixels for visit in visits]),
+            pixel_values=_stacked([visit.pixels for visit in visits]),
+            frame_tokens=_stacked([f.tokens if f else None for f in features]),
+            frame_embeddings=_stacked([f.embeddings if f else None for f in features]),
             video_index=torch.tensor([row for row, _ in pairs], dtype=torch.int64),
             question_ids=question_ids,
             question_mask=question_mask,
@@ -216,6 +246,13 @@ def _meta(visits: Sequence[VisitData], pairs: Sequence[tuple[int, Question]]) ->
         durations=tuple(visits[row].video.duration for row, _ in pairs),
         times=torch.stack([visit.times for visit in visits]),
     )
+
+
+def _stacked(frames: Sequence[Tensor | None]) -> Tensor | None:
+    """One tensor of all visits' frames; None where they have none. A data set has one kind."""
+    there = [each for each in frames if each is not None]
+    assert len(there) in (0, len(frames))
+    return torch.stack(there) if there else None
 
 
 def _padded(coder: TextCoder, texts: list[str]) -> tuple[Tensor, Tensor]:

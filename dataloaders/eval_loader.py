@@ -176,7 +176,7 @@ class EvalLoader:
     def _visit_data(self, part: _Part, clip: Clip, chunk: int) -> VisitData:
         questions = self._chunk(clip.video.questions, chunk)
         labels = self._fetcher.labels(part.shard, clip.video, questions)
-        return VisitData(clip.video, questions, labels, *clip.frames, group=0)
+        return VisitData.of(clip.video, questions, labels, clip.frames, group=0)
 
     def _chunk(self, questions: list[Question], chunk: int) -> list[Question]:
         q = self._questions_per_visit

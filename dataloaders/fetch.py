@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dataloaders.decode import decode_frames
 from dataloaders.errors import DataError, StorageError
+from dataloaders.features import FrameFeatures
 from dataloaders.frames import uniform_indices
 from dataloaders.index import SampleEntry
 from dataloaders.labels import Label, LabelSet
@@ -30,10 +31,17 @@ from dataloaders.transform import preprocess
 
 
 class Frames(NamedTuple):
-    """Decoded, resized and normalised frames."""
+    """Decoded, resized and normalised frames, or what an encoder made of them."""
 
-    pixels: Tensor  # (T, 3, size, size) float32
+    clip: Tensor | None  # (T, 3, size, size) float32; None where there are features
     times: Tensor  # (T,) float64 seconds
+    features: FrameFeatures | None = None
+
+    @property
+    def pixels(self) -> Tensor:
+        """The frames of a clip; of features there are none."""
+        assert self.clip is not None
+        return self.clip
 
 
 class ClipDecoder(Protocol):

@@ -16,7 +16,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from dataloaders.errors import DataError, StorageError
+from dataloaders.feature_info import FeatureInfo
+from dataloaders.manifest import describe
 from dataloaders.storage.folder import Folder, LocalFolder, open_folder
 
 INDEX_NAME = "index.json"
@@ -81,11 +85,15 @@ class ShardInfo:
 
 @dataclass(frozen=True, slots=True)
 class DatasetIndex:
-    """``index.json``: the shards, and the fingerprint of what they were packed from."""
+    """``index.json``: the shards, and the fingerprint of what they were packed from.
+
+    ``features``: what is in the shards in place of clips.
+    """
 
     shards: tuple[ShardInfo, ...]
     input_fingerprint: str
     format: str = "wds"
+    features: FeatureInfo | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -153,6 +161,8 @@ def write_index(folder: Path, index: DatasetIndex, name: str | None = None) -> N
         "num_questions": sum(shard.num_questions for shard in index.shards),
         "shards": [_row(shard) for shard in index.shards],
     }
+    if index.features is not None:
+        body["features"] = index.features.model_dump(exclude_none=True)
     name = name or (INDEX_NAME if index.format == "wds" else OWN_INDEX_NAME)
     write_atomic(folder / name, json.dumps(body, indent=1) + "\n")
 
@@ -187,9 +197,14 @@ def read_index(place: Path | Folder) -> DatasetIndex:
             ShardInfo(**{**row, "question_counts": _int_keys(row["question_counts"])})
             for row in body["shards"]
         )
-        index = DatasetIndex(shards, str(body["input"]), str(body.get("format", "wds")))
+        made = body.get("features")
+        features = None if made is None else FeatureInfo.model_validate(made)
+        format = str(body.get("format", "wds"))
+        index = DatasetIndex(shards, str(body["input"]), format, features)
     except DataError:
         raise
+    except ValidationError as error:
+        raise DataError(f"{path}: features: {describe(error)}; {_REMEDY}") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: not an index ({error!r}); {_REMEDY}") from None
     if not index.shards:

@@ -186,8 +186,8 @@ class Loader:
                 questions = [video.questions[i] for i in chosen]
                 labels = self._fetcher.labels(visit.shard, video, questions)
                 group = position // self._contrast_group
-                visit_data = VisitData(
-                    video, questions, labels, *clip.frames, group=group, position=position
+                visit_data = VisitData.of(
+                    video, questions, labels, clip.frames, group=group, position=position
                 )
                 return _Loaded(visit_data, bad, name)
             bad.append(clip)

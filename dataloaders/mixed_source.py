@@ -7,6 +7,8 @@ import hashlib
 import json
 from collections.abc import Sequence
 
+from dataloaders.errors import DataError
+from dataloaders.feature_info import FeatureInfo
 from dataloaders.index import SampleEntry, ShardInfo
 from dataloaders.manifest import Video
 from dataloaders.source import Sample, Source
@@ -16,10 +18,14 @@ class MixedSource:
     """The parts one after another, in the order given. It owns them: closing it closes them.
 
     The same video may be in several parts; it is then as many samples.
+
+    Raises:
+        DataError: some parts hold clips and some features, or features of different kinds.
     """
 
     def __init__(self, parts: Sequence[Source]):
         self.parts = tuple(parts)
+        self._features = _common_features(self.parts)
         self._shards = [shard for part in parts for shard in part.shards]
         counts = [len(part.shards) for part in parts]
         self.first = [sum(counts[:i]) for i in range(len(counts))]
@@ -37,6 +43,11 @@ class MixedSource:
     @property
     def fingerprint(self) -> str:
         return self._fingerprint
+
+    @property
+    def features(self) -> FeatureInfo | None:
+        """What features all parts hold; None: clips."""
+        return self._features
 
     def locate(self, shard: int) -> tuple[int, int]:
         """The part a shard is of, and its number there."""
@@ -73,3 +84,23 @@ class MixedSource:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _common_features(parts: Sequence[Source]) -> FeatureInfo | None:
+    infos: list[FeatureInfo | None] = [getattr(part, "features", None) for part in parts]
+    for part, info in zip(parts, infos, strict=True):
+        if (theirs := _kind(info)) != (first := _kind(infos[0])):
+            names = [name for name in {**first, **theirs} if first.get(name) != theirs.get(name)]
+            differences = ", ".join(f"{n} {theirs.get(n)}, not {first.get(n)}" for n in names)
+            raise DataError(
+                f"data.mixture: {part.name}: holds other frames than {parts[0].name}: "
+                f"{differences}; mix clips with clips, and features made in the same way"
+            )
+    return infos[0] if infos else None
+
+
+def _kind(info: FeatureInfo | None) -> dict[str, object]:
+    """What features must have in common; the clips they are of may differ."""
+    if info is None:
+        return {"holds": "clips"}
+    return {"holds": "features", **info.model_dump(exclude={"source"})}

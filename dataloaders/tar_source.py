@@ -13,6 +13,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from dataloaders.errors import DataError, StorageError
+from dataloaders.feature_info import FeatureInfo
 from dataloaders.index import (
     DatasetIndex,
     Member,
@@ -97,6 +98,11 @@ class TarSource:
     @property
     def fingerprint(self) -> str:
         return self._fingerprint
+
+    @property
+    def features(self) -> FeatureInfo | None:
+        """What features the shards hold; None: clips."""
+        return self._index.features
 
     def _check_sizes(self, folder: Path, max_lost_share: float) -> None:
         faults, lost, total = [], 0, 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any, cast
@@ -24,7 +24,7 @@ from gcg.profiles import resolve_profile
 from gcg.reader import FrameReader
 from gcg.selection import GroundingSelector, OracleSelector, Selector, UniformSelector
 from gcg.skeleton import materialise, skeleton
-from gcg.text import TextTower
+from gcg.text import SentenceTower, TextTower, build_text
 from gcg.tokens import TokenSet, load_tokens
 from gcg.vision import VisionTower
 from gcg.weights import Weight, fetch_sources, weight_map
@@ -50,7 +50,7 @@ def build_model(
     Raises:
         ModelError: the checkpoint is of another model.
     """
-    fetch_sources(config)
+    fetch_sources(config, used_parts(config))
     model = _assemble(config, load_tokens(config), seed, load_quantised=True)
     materialise(model, model_weights(model, config, seed), dtype, device)
     return model
@@ -83,7 +83,7 @@ def _assemble(
     return GCGModel(
         config,
         profile,
-        parts["vision"].eval(),
+        parts["vision"].eval() if "vision" in parts else None,
         parts["text"].eval(),
         parts.get("generator"),
         contrast,
@@ -104,9 +104,9 @@ def model_weights(model: nn.Module, config: GCGConfig, seed: int) -> Iterator[tu
         untrained.add("reader")
         if config.llm.name is None:
             untrained.add("answerer.llm")
-    parts = PARTS
+    parts = used_parts(config)
     if config.llm.quantize != "none":  # the LLM has its weights already
-        parts = tuple(path for path in PARTS if path != "answerer.llm")
+        parts = tuple(path for path in parts if path != "answerer.llm")
     loaded = _loaded(config, parts)
     return first_weights(model, part_makers(config, seed), loaded, seed, untrained)
 
@@ -114,9 +114,11 @@ def model_weights(model: nn.Module, config: GCGConfig, seed: int) -> Iterator[tu
 def part_makers(config: GCGConfig, seed: int = 0) -> dict[str, Callable[[], nn.Module]]:
     """What makes the module at each path of a model; ``seed`` is for an LLM's adapters."""
     preset, profile = resolve_preset(config), resolve_profile(config)
-    makers: dict[str, Callable[[], nn.Module]] = {
-        "vision": lambda: VisionTower(preset.vision, preset.joint_width),
-        "text": lambda: TextTower(preset.text),
+    makers: dict[str, Callable[[], nn.Module]] = {}
+    if config.input == "video":
+        makers["vision"] = lambda: VisionTower(preset.vision, preset.joint_width)
+    makers |= {
+        "text": lambda: build_text(preset.text),
         "reader": lambda: FrameReader(
             preset.qformer, preset.num_query_tokens, config.num_moments, preset.llm_width
         ),
@@ -132,17 +134,25 @@ def part_makers(config: GCGConfig, seed: int = 0) -> dict[str, Callable[[], nn.M
 
 def build_encoders(
     config: GCGConfig, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
-) -> tuple[VisionTower, TextTower]:
-    """The frozen image and text towers with their trained weights, in eval mode."""
-    fetch_sources(config, _ENCODERS)
-    makers = {path: make for path, make in part_makers(config).items() if path in _ENCODERS}
+) -> tuple[VisionTower | None, TextTower | SentenceTower]:
+    """The frozen image and text towers with their trained weights, in eval mode; no image tower
+    where frames come as features."""
+    encoders = [path for path in used_parts(config) if path in _ENCODERS]
+    fetch_sources(config, encoders)
+    makers = {path: make for path, make in part_makers(config).items() if path in encoders}
     towers = nn.ModuleDict({path: skeleton(make) for path, make in makers.items()})
-    values = first_weights(towers, makers, _loaded(config, _ENCODERS), 0, untrained=())
+    values = first_weights(towers, makers, _loaded(config, encoders), 0, untrained=())
     materialise(towers.requires_grad_(False), values, dtype, device)
-    vision, text = towers.eval().children()
-    assert isinstance(vision, VisionTower)
-    assert isinstance(text, TextTower)
+    built = dict(towers.eval().named_children())
+    vision, text = built.get("vision"), built["text"]
+    assert vision is None or isinstance(vision, VisionTower)
+    assert isinstance(text, (TextTower, SentenceTower))
     return vision, text
+
+
+def used_parts(config: GCGConfig) -> tuple[str, ...]:
+    """The parts of a model whose weights come from checkpoints."""
+    return tuple(path for path in PARTS if path != "vision" or config.input == "video")
 
 
 def build_selector(config: GCGConfig) -> Selector:
@@ -170,17 +180,26 @@ def encoder_fingerprint(config: GCGConfig) -> str:
     """Names the frozen image-text encoder: pseudo-labels hold only for the one that made them.
 
     Of a checkpoint, the first values of every encoder weight are hashed: reading all takes minutes.
+    Features that `gcg extract` made go under the name of what made them.
     """
     digest = hashlib.sha256()
+    if config.features.text_encoder is not None:
+        _digest(digest, weight_map(config, ("text",)))
+        return f"sentence-{digest.hexdigest()[:16]}"
+    config = config.reading_video()
     if config.preset == "tiny":
         for name in ("tiny_encoder.safetensors", "tiny_tokenizer.json"):
             digest.update(_asset(name).read_bytes())
     else:
-        for name, values in sorted(_loaded(config, _ENCODERS).items()):
-            size = min(_SAMPLE, math.prod(values.shape))
-            digest.update(f"{name} {tuple(values.shape)}".encode())
-            digest.update(values.flat(0, size).float().numpy().tobytes())
+        _digest(digest, _loaded(config, _ENCODERS))
     return f"{config.preset}-{digest.hexdigest()[:16]}"
+
+
+def _digest(digest: Any, weights: Mapping[str, Weight]) -> None:
+    for name, values in sorted(weights.items()):
+        size = min(_SAMPLE, math.prod(values.shape))
+        digest.update(f"{name} {tuple(values.shape)}".encode())
+        digest.update(values.flat(0, size).float().numpy().tobytes())
 
 
 def _loaded(config: GCGConfig, parts: Collection[str]) -> dict[str, Weight]:

@@ -72,6 +72,24 @@ class VisionConfig(_Frozen):
     )
 
 
+class FeaturesConfig(_Frozen):
+    """What frames are where they come as features, not as pixels (``input: features``).
+
+    The defaults are features that `gcg extract` makes: the preset's own sizes and text tower.
+    """
+
+    tokens: int | None = Field(default=None, ge=1, description="L, vectors of a frame")
+    width: int | None = Field(default=None, ge=1, description="D_I of each; None: the preset's")
+    embedding_width: int | None = Field(
+        default=None, ge=1, description="D_C, what frames and texts are compared by; as width"
+    )
+    text_encoder: str | None = Field(
+        default=None,
+        description="hub name or folder of a BERT-like sentence encoder of that width, in place of "
+        "the preset's text tower",
+    )
+
+
 class LoRAConfig(_Frozen):
     """Low-rank adapters on the LLM's linear layers, where ``llm.train`` is ``lora``."""
 
@@ -143,10 +161,18 @@ class GCGConfig(_Frozen):
     mode: Mode = "grounding"
     num_frames: int = Field(default=32, ge=1, description="T, frames sampled uniformly from a clip")
     num_moments: int = Field(default=4, ge=1, description="K, frames handed to the LLM")
+    input: Literal["video", "features"] = Field(
+        default="video", description="features: frames come encoded, and there is no image encoder"
+    )
+    features: FeaturesConfig = FeaturesConfig()
     vision: VisionConfig = VisionConfig()
     grounding: GroundingConfig = GroundingConfig()
     loss: LossConfig = LossConfig()
     llm: LLMConfig = LLMConfig()
+
+    def reading_video(self) -> GCGConfig:
+        """The model with its own encoders, whose features this one may read."""
+        return self.model_copy(update={"input": "video", "features": FeaturesConfig()})
 
     @model_validator(mode="after")
     def _fits_together(self) -> GCGConfig:
@@ -155,6 +181,13 @@ class GCGConfig(_Frozen):
                 f"num_moments (K) is {self.num_moments} but a clip has num_frames (T) = "
                 f"{self.num_frames} frames; choose K <= T"
             )
+        if self.input == "features" and self.vision.train:
+            raise ValueError(
+                "input is features, made by an image encoder that stays as it is; use "
+                "input=video to train it, or vision.train=false"
+            )
+        if self.input == "video" and self.features != FeaturesConfig():
+            raise ValueError("features says what is read with input=features alone; set that")
         if self.preset == "instructblip" and self.checkpoint is None:
             raise ValueError(
                 "preset instructblip needs checkpoint, a hub name such as "

@@ -21,7 +21,7 @@ from gcg.losses import Labels
 from gcg.profiles import Contrast, Profile
 from gcg.reader import FrameReader
 from gcg.selection import Selection, Selector
-from gcg.text import TextTower
+from gcg.text import SentenceTower, TextTower
 from gcg.vision import VisionTower, frames_through
 
 
@@ -76,14 +76,17 @@ class GCGOutput(NamedTuple):
 
 
 class GCGModel(nn.Module):
-    """Frozen encoders, the grounding module (None where the mode needs none), and the answerer."""
+    """Frozen encoders, the grounding module (None where the mode needs none), and the answerer.
+
+    ``vision`` is None where frames come as features.
+    """
 
     def __init__(
         self,
         config: GCGConfig,
         profile: Profile,
-        vision: VisionTower,
-        text: TextTower,
+        vision: VisionTower | None,
+        text: TextTower | SentenceTower,
         generator: MomentEncoder | None,
         contrast: Contrast | None,
         selector: Selector,
@@ -96,12 +99,13 @@ class GCGModel(nn.Module):
         self.generator, self.contrast, self.selector = generator, contrast, selector
         self.reader, self.answerer = reader, answerer
         text.requires_grad_(False)
-        vision.requires_grad_(config.vision.train)
+        if vision is not None:
+            vision.requires_grad_(config.vision.train)
         install_sample_dropout(self)
 
     def forward(
         self,
-        pixel_values: Tensor,
+        pixel_values: Tensor | None,
         video_index: Tensor,
         question_ids: Tensor,
         question_mask: Tensor,
@@ -122,10 +126,13 @@ class GCGModel(nn.Module):
         answer_index: Tensor | None = None,
         moments: Tensor | None = None,
         similarity: Tensor | None = None,
+        frame_tokens: Tensor | None = None,
+        frame_embeddings: Tensor | None = None,
         encoded: Encoded | None = None,
         candidates: Candidates | None = None,
     ) -> GCGOutput:
-        """A training pass. Shapes are those of ``dataloaders.batch.Batch``.
+        """A training pass. Shapes are those of ``dataloaders.batch.Batch``, which has pixels or
+        features.
 
         Pseudo-labels (step 3) come with the batch. ``encoded``: what :meth:`encode` made of it,
         where that was done before; ``candidates``: what the contrast groups hold where they reach
@@ -143,6 +150,8 @@ class GCGModel(nn.Module):
                 option_text_mask,
                 answer_text_ids,
                 answer_text_mask,
+                frame_tokens,
+                frame_embeddings,
             )
         found = self.ground(encoded, video_index, noise_seeds, moments)
         soft = self.reader(found.chosen, qformer_ids, qformer_mask, found.every)
@@ -179,7 +188,7 @@ class GCGModel(nn.Module):
 
     def encode(
         self,
-        pixel_values: Tensor,
+        pixel_values: Tensor | None,
         question_ids: Tensor,
         question_mask: Tensor,
         description_ids: Tensor | None = None,
@@ -188,16 +197,11 @@ class GCGModel(nn.Module):
         option_text_mask: Tensor | None = None,
         answer_text_ids: Tensor | None = None,
         answer_text_mask: Tensor | None = None,
+        frame_tokens: Tensor | None = None,
+        frame_embeddings: Tensor | None = None,
     ) -> Encoded:
-        """Steps 1 and 2: the frozen encoders over a batch's clips and texts."""
-        dtype = next(self.vision.parameters()).dtype
-        vision = self.config.vision
-        tokens, joint = frames_through(
-            self.vision,
-            pixel_values.to(dtype),
-            frames_per_pass=vision.frames_per_pass,
-            train=vision.train,
-        )
+        """Steps 1 and 2: the frozen encoders over a batch's clips, or their features, and texts."""
+        tokens, joint = self._frames(pixel_values, frame_tokens, frame_embeddings)
         with torch.no_grad():
             words, question = self.text(question_ids, question_mask)
             description = self._pooled(description_ids, description_mask)
@@ -212,6 +216,25 @@ class GCGModel(nn.Module):
                     text_mask = torch.cat([text_mask, option_mask.to(text_mask.dtype)], dim=1)
         return Encoded(
             tokens, joint, question, texts, text_mask, description, options, option_mask, answer
+        )
+
+    def _frames(
+        self, pixels: Tensor | None, tokens: Tensor | None, embeddings: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Step 1: E (V, T, N_I, D_I) and C (V, T, D_C), computed or as they were stored."""
+        dtype = next(self.text.parameters()).dtype  # all that is frozen has the same
+        if self.vision is None:
+            if tokens is None or embeddings is None:
+                raise ValueError("model.input = features, but the batch has clips; use input=video")
+            return tokens.to(dtype), embeddings.to(dtype)
+        if pixels is None:
+            raise ValueError("model.input = video, but the batch has features; use input=features")
+        vision = self.config.vision
+        return frames_through(
+            self.vision,
+            pixels.to(dtype),
+            frames_per_pass=vision.frames_per_pass,
+            train=vision.train,
         )
 
     def _pooled(self, ids_PL: Tensor | None, mask_PL: Tensor | None) -> Tensor | None:
@@ -283,7 +306,9 @@ class GCGModel(nn.Module):
     def other_trained_parameters(self) -> list[nn.Parameter]:
         """Q-Former, query tokens, projection, temporal embedding, and what else may learn."""
         parts = (self.reader, self.answerer, self.vision)
-        return [p for part in parts for p in part.parameters() if p.requires_grad]
+        return [
+            p for part in parts if part is not None for p in part.parameters() if p.requires_grad
+        ]
 
 
 def pick(indicator_PKT: Tensor, frames_VT: Tensor, video_index_P: Tensor) -> Tensor:

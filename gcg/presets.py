@@ -47,7 +47,7 @@ class Preset:
     """
 
     vision: InstructBlipVisionConfig
-    text: CLIPTextConfig
+    text: PretrainedConfig
     qformer: InstructBlipQFormerConfig
     llm: PretrainedConfig
     joint_width: int
@@ -132,10 +132,70 @@ def resolve_preset(config: GCGConfig) -> Preset:
     else:
         assert config.checkpoint is not None
         preset = _of_checkpoint(config.checkpoint, config.clip_checkpoint)
+    if config.input == "features":
+        preset = _of_features(preset, config)
     if llm_in_checkpoint(config):
         return preset
     assert config.llm.name is not None
     return replace(preset, llm=_llm(config.llm.name), own_llm=False)
+
+
+def _of_features(preset: Preset, config: GCGConfig) -> Preset:
+    """The preset with the widths, and the text encoder, that its frames' features go with."""
+    asked = config.features
+    width = asked.width or preset.vision.hidden_size
+    joint_width = asked.embedding_width or asked.width or preset.joint_width
+    text: PretrainedConfig = preset.text
+    if asked.text_encoder is not None:
+        text = sentence_config(asked.text_encoder)
+    text_width = preset.joint_width if asked.text_encoder is None else int(text.hidden_size)
+    if text_width != joint_width:
+        raise ModelError(
+            f"model.features.embedding_width = {joint_width}: texts are vectors of {text_width}, "
+            "and are compared with frames; choose the text_encoder that the frames were encoded by"
+        )
+    if width == preset.vision.hidden_size:
+        return replace(preset, text=text, joint_width=joint_width)
+    if config.preset != "tiny":
+        raise ModelError(
+            f"model.features.width = {width}: the checkpoint's Q-Former reads frames of width "
+            f"{preset.vision.hidden_size}; use such features, or preset=tiny, whose Q-Former is "
+            "trained from nothing"
+        )
+    qformer = copy.deepcopy(preset.qformer)
+    qformer.encoder_hidden_size = width
+    return replace(preset, text=text, qformer=qformer, joint_width=joint_width)
+
+
+def frame_shape(config: GCGConfig) -> tuple[int, int, int]:
+    """Of a frame's features: how many tokens L (0: any), their width D_I, and D_C."""
+    preset = resolve_preset(config)
+    image = preset.vision
+    own = config.input == "video" or config.features.width is None
+    tokens = (image.image_size // image.patch_size) ** 2 + 1 if own else 0
+    if config.input == "features":
+        tokens = config.features.tokens or tokens
+    return tokens, preset.qformer.encoder_hidden_size, preset.joint_width
+
+
+def sentence_config(name: str) -> PretrainedConfig:
+    """The configuration of a BERT-like sentence encoder.
+
+    Raises:
+        ModelError: it is not to be had, or of a kind that transformers does not know.
+    """
+    from gcg.weights.hub import fetch_file
+
+    setting = "model.features.text_encoder"
+    path = fetch_file(setting, name, "config.json")
+    try:
+        return AutoConfig.from_pretrained(path)
+    except (KeyError, ValueError, OSError):
+        kind = _json(path).get("model_type")
+        raise ModelError(
+            f"{setting} = {name}: transformers knows no model_type {kind}; choose a BERT-like "
+            "sentence encoder"
+        ) from None
 
 
 def llm_in_checkpoint(config: GCGConfig) -> bool:

@@ -22,6 +22,8 @@ def recompute_activations(model: nn.Module, parts: Collection[str]) -> None:
         ValueError: the part's architecture cannot do it.
     """
     for name in parts:
+        if name == "vision" and getattr(model, "vision", None) is None:
+            continue  # frames come as features
         module: Any = model.get_submodule(PARTS[name])
         if not module.supports_gradient_checkpointing:
             raise ValueError(

@@ -96,8 +96,13 @@ def load_tokens(config: GCGConfig) -> TokenSet:
 
 
 def clip_tokens(config: GCGConfig) -> RoleTokens:
-    """The tokenizer of the CLIP text tower; raises as :func:`load_tokens`."""
-    return _role(_clip_tokenizer(config), resolve_preset(config).text.max_position_embeddings)
+    """The tokenizer of the text tower; raises as :func:`load_tokens`."""
+    text: Any = resolve_preset(config).text
+    sentences = config.features.text_encoder
+    if sentences is not None:
+        tokenizer = pretrained_tokenizer("model.features.text_encoder", sentences)
+        return _role(tokenizer, text.max_position_embeddings)
+    return _role(_clip_tokenizer(config), text.max_position_embeddings)
 
 
 def load_tokenizers(config: GCGConfig) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from launcher import commands, data_commands
+from launcher import commands, data_commands, feature_commands
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -20,6 +20,7 @@ def build_parser() -> argparse.ArgumentParser:
     stages = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     data_commands.add_to(stages)
+    feature_commands.add_to(stages)
 
     stage = stages.add_parser("label", help="find the frames each training question is about")
     stage.add_argument("data", nargs="+", metavar="DATA", help="packed folders or URLs")
@@ -86,6 +87,7 @@ def _plan_arguments(stage: argparse.ArgumentParser) -> None:
     stage.add_argument("--mfu", type=float, default=0.4, help="share of it that computing reaches")
     stage.add_argument("--nvlink", type=float, default=450.0, help="GB/s between a machine's GPUs")
     stage.add_argument("--network", type=float, default=50.0, help="GB/s a GPU between machines")
+    stage.add_argument("--read", type=float, default=1.0, help="GB/s a machine reads of its data")
     stage.add_argument("--question-tokens", type=int, default=32)
     stage.add_argument("--json", action="store_true")
 

@@ -122,9 +122,9 @@ def touched(candidates: Candidates, contrast_group_V: Tensor) -> Candidates:
 def _encoded(model: Any, inputs: Inputs) -> dict[str, Any]:
     names = inspect.signature(model.encode).parameters
     encoded = model.encode(**{name: inputs.get(name) for name in names})
-    pixels = inputs["pixel_values"]
-    # The encoders were all that reads the pixels: an empty tensor in their place frees them.
-    return {**inputs, "pixel_values": pixels.new_empty(0, *pixels.shape[1:]), "encoded": encoded}
+    # The encoders were all that reads the frames: without them here their memory is free.
+    frames = dict.fromkeys(("pixel_values", "frame_tokens", "frame_embeddings"))
+    return {**inputs, **frames, "encoded": encoded}
 
 
 def _own(inputs: Inputs) -> Candidates:

@@ -48,6 +48,7 @@ def plan_conversion(config: GCGConfig, out: Path, dtype: str = "keep") -> Conver
         UserError: ``out`` is taken, there is too little room, or nothing to convert.
         ModelError: a checkpoint is not to be had, or is of another model.
     """
+    config = config.reading_video()
     if config.preset == "tiny":
         raise UserError(
             "model.preset = tiny: ships with the package, there is nothing to convert; use "

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+from dataloaders.feature_reader import FeatureReader, feature_info
 from dataloaders.fetch import ClipDecoder, HostDecoder
 from dataloaders.labels import LabelSet
 from dataloaders.loader import Loader
@@ -21,6 +22,7 @@ from gcg.config import GCGConfig
 from launcher.build import Parts, build_collator
 from launcher.config import RunConfig
 from launcher.config_data import TrainSet
+from launcher.feature_check import check_frames
 
 
 def needs_labels(model: GCGConfig) -> bool:
@@ -56,7 +58,8 @@ def open_train(config: RunConfig) -> Source:
     """What the run is trained on: one packed data set, or a mixture of several.
 
     Raises:
-        DataError: one is not there, or more of it is lost than may be.
+        DataError: one is not there, or more of it is lost than may be, or they hold different
+            features.
         StorageError: the URL of one cannot be reached.
     """
     sets = config.data.sets
@@ -64,8 +67,9 @@ def open_train(config: RunConfig) -> Source:
         return open_set(config, sets[0])
     with ExitStack() as opened:
         parts = [opened.enter_context(open_set(config, each)) for each in sets]
+        source = MixedSource(parts)
         opened.pop_all()
-    return MixedSource(parts)
+    return source
 
 
 def budget(config: RunConfig, each: TrainSet) -> Budget:
@@ -113,12 +117,19 @@ def train_labels(config: RunConfig, source: Source) -> LabelSet | list[LabelSet]
     return found if isinstance(source, MixedSource) else found[0]
 
 
-def build_decoder(config: RunConfig, image_size: int) -> ClipDecoder:
-    """What turns encoded clips into frames of ``image_size`` pixels.
+def build_decoder(
+    config: RunConfig, image_size: int, source: Source, setting: str = "data.train"
+) -> ClipDecoder:
+    """What turns encoded clips into frames of ``image_size`` pixels, or reads features.
 
     Raises:
-        DataError: DALI is asked for and absent.
+        DataError: DALI is asked for and absent, or the model cannot read what the data set, named
+            by ``setting``, holds.
     """
+    check_frames(config.model, source, setting)
+    info = feature_info(source)
+    if info is not None:
+        return FeatureReader(info)
     if config.data.decoder == "host":
         return HostDecoder(image_size)
     import torch
@@ -153,7 +164,7 @@ def build_loader(
         source,
         build_plan(config, source),
         build_collator(config.model, parts.coders, config.run.seed),
-        build_decoder(config, parts.image_size),
+        build_decoder(config, parts.image_size, source),
         num_frames=config.model.num_frames,
         rank=rank,
         world_size=world_size,

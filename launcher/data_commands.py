@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from launcher import inspect_command
+from launcher import feature_commands, inspect_command
 from launcher.commands import say
 from launcher.errors import UserError
 
@@ -59,6 +59,7 @@ def add_to(stages: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--decode-timeout", type=float, default=600.0, metavar="S", help="a clip; 0: no limit"
     )
     stage.add_argument("--overwrite", action="store_true")
+    feature_commands.pack_arguments(stage)
     stage.set_defaults(run=pack)
 
     stage = stages.add_parser("index", help="make shards that others wrote readable here")
@@ -101,6 +102,8 @@ def pack(args: argparse.Namespace) -> int:
     if not args.manifests:
         raise UserError("MANIFEST: none given; `gcg pack MANIFEST OUT`, or `--from nextqa`")
     several = len(args.manifests) > 1
+    if args.features is not None:
+        return feature_commands.pack(args)
     for manifest in map(Path, args.manifests):
         out = args.out / manifest.stem if several else args.out
         bad = _tolerance(args)

@@ -49,7 +49,7 @@ def evaluate_split(
     model.eval()
     try:
         coders = build_coders(config.model)
-        loader = _loader(source, folder, config, coders, rank, world_size, max_videos)
+        loader = _loader(source, split, config, coders, rank, world_size, max_videos)
         answerer = _Answers(model, config, coders, world_size)
         rows: list[dict[str, Any]] = []
         last: Batch | None = None
@@ -57,7 +57,7 @@ def evaluate_split(
             # Under ZeRO-3 all ranks must go through the model equally often: one that has run
             # out of questions asks others again and throws the answers away.
             if batch is None:
-                last = last or _any_batch(source, folder, config, coders)
+                last = last or _any_batch(source, split, config, coders)
                 answerer(last)
             else:
                 rows += answerer(batch)
@@ -71,18 +71,21 @@ def evaluate_split(
 
 def _loader(
     source: Source,
-    folder: str,
+    split: Split,
     config: RunConfig,
     coders: Coders,
     rank: int,
     world_size: int,
     limit: int | None,
 ) -> EvalLoader:
+    folder = getattr(config.data, split)
     peeks = config.model.mode == "oracle"
     return EvalLoader(
         source,
         build_collator(config.model, coders, config.run.seed),
-        build_decoder(config, resolve_preset(config.model).vision.image_size),
+        build_decoder(
+            config, resolve_preset(config.model).vision.image_size, source, f"data.{split}"
+        ),
         num_frames=config.model.num_frames,
         questions_per_visit=config.data.questions_per_visit,
         micro_batch=config.engine.micro_batch,
@@ -101,11 +104,11 @@ def _in_lockstep(config: RunConfig, world_size: int) -> bool:
     return config.engine.zero == 3 and world_size > 1
 
 
-def _any_batch(source: Source, folder: str, config: RunConfig, coders: Coders) -> Batch:
+def _any_batch(source: Source, split: Split, config: RunConfig, coders: Coders) -> Batch:
     """The split's first readable batch, for a rank that has none of its own."""
-    batch = next(iter(_loader(source, folder, config, coders, 0, 1, None)), None)
+    batch = next(iter(_loader(source, split, config, coders, 0, 1, None)), None)
     if batch is None:
-        raise DataError(f"{folder}: no clip of it can be decoded; run `gcg pack` again")
+        raise DataError(f"{source.name}: no clip of it can be decoded; run `gcg pack` again")
     return batch
 
 
@@ -125,6 +128,8 @@ class _Answers:
             batch.question_mask,
             option_text_ids=batch.option_text_ids,
             option_text_mask=batch.option_text_mask,
+            frame_tokens=batch.frame_tokens,
+            frame_embeddings=batch.frame_embeddings,
         )
         found = self._model.ground(encoded, batch.video_index, batch.noise_seeds, batch.moments)
         qformer = batch.qformer_ids, batch.qformer_mask

@@ -13,7 +13,8 @@ import torch
 
 from dataloaders.errors import DataError, StorageError
 from dataloaders.eval_loader import SHARDS_AHEAD
-from dataloaders.fetch import Clip, Fetcher, HostDecoder
+from dataloaders.feature_reader import FeatureReader, feature_info
+from dataloaders.fetch import Clip, Fetcher, Frames, HostDecoder
 from dataloaders.labels import Label, LabelMeta, LabelSet, write_labels
 from dataloaders.location import is_url, join
 from dataloaders.manifest import Video
@@ -30,6 +31,7 @@ from gcg.presets import resolve_preset
 from gcg.vision import frames_through
 from launcher.build import build_clip_coder
 from launcher.describe import Description, DescriptionWriter, OnQuestion, TemplateWriter
+from launcher.feature_check import check_frames
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +86,7 @@ def label_data(
     strategy, writer = strategy or TopK(), writer or TemplateWriter()
     source = open_source(data, storage)
     try:
+        config = reading(config, source)
         folder = join(data, "labels", name or strategy.name)
         meta = LabelMeta(
             encoder=encoder_fingerprint(config),
@@ -116,6 +119,21 @@ def texts_folder(source: Source) -> Path:
     if is_url(source.name):
         return default_cache_dir().parent / source.fingerprint
     return Path(source.name)
+
+
+def reading(config: GCGConfig, source: Source) -> GCGConfig:
+    """The model as it reads this data set: features that `gcg extract` made need no other run file
+    than the clips did.
+
+    Raises:
+        DataError: it cannot read it.
+    """
+    info = feature_info(source)
+    if info is not None and info.source is not None and config.input == "video":
+        vision = config.vision.model_copy(update={"train": False})
+        config = config.model_copy(update={"input": "features", "vision": vision})
+    check_frames(config, source, "DATA")
+    return config
 
 
 def _same(folder: str, meta: LabelMeta, storage: StorageOptions | None) -> bool:
@@ -167,7 +185,9 @@ class EvidenceMaker:
         """One shard's clips that can be read, decoded ahead in threads."""
         count = len(source.shards)
         source.prefetch([number], range(number + 1, min(number + 1 + SHARDS_AHEAD, count)))
-        fetcher = Fetcher(source, None, self._config.num_frames, HostDecoder(self._size))
+        info = feature_info(source)
+        decoder = HostDecoder(self._size) if info is None else FeatureReader(info)
+        fetcher = Fetcher(source, None, self._config.num_frames, decoder)
         jobs = (
             Job([partial(fetcher.clip, number, i)], lambda loaded: loaded[0])
             for i in range(len(source.entries(number)))
@@ -191,19 +211,26 @@ class EvidenceMaker:
             Description(q.statement) if q.statement else self._writer(q.question, q.answer)
             for q in asked
         ]
-        _, joint_1TC = frames_through(
-            self._vision,
-            clip.frames.pixels[None].to(self._device),
-            frames_per_pass=self._config.vision.frames_per_pass,
-        )
         questions = [question.question for question in asked]
         evidence = gather_evidence(
-            joint_1TC[0].cpu(),
+            self._joint(clip.frames),
             self._pooled([description.text for description in descriptions]),
             self._pooled(questions),
             questions,
         )
         return ClipEvidence(clip.video, descriptions, evidence)
+
+    def _joint(self, frames: Frames) -> torch.Tensor:
+        """C (T, D_C) of a clip's frames, or what is stored of it."""
+        if frames.features is not None:
+            return frames.features.embeddings.float()
+        assert self._vision is not None
+        _, joint_1TC = frames_through(
+            self._vision,
+            frames.pixels[None].to(self._device),
+            frames_per_pass=self._config.vision.frames_per_pass,
+        )
+        return joint_1TC[0].cpu()
 
     def _pooled(self, texts: list[str]) -> torch.Tensor:
         ids_PL, mask_PL = padded(self._coder, texts)

@@ -27,7 +27,7 @@ from gcg.profiles import resolve_profile
 from gcg.selection import UniformSelector, hard_topk
 from launcher.describe import DescriptionWriter, OnQuestion, TemplateWriter
 from launcher.errors import UserError
-from launcher.label import ClipEvidence, EvidenceMaker, texts_folder
+from launcher.label import ClipEvidence, EvidenceMaker, reading, texts_folder
 
 GROUPS = ("balanced", "unbalanced")
 # Of the clip; half of NExT-GQA's questions with before or after in them have shorter gold spans.
@@ -84,6 +84,7 @@ def compare_labels(
     writer = writer or TemplateWriter()
     source = open_source(data, storage)
     try:
+        config = reading(config, source)
         lines = writer.prepare(texts_folder(source), source, on_question)
         encoder = EvidenceMaker(config, writer)
         judge = _Judge(config, strategies)

@@ -27,6 +27,7 @@ from launcher.data import (
     storage_options,
 )
 from launcher.errors import CheckpointError, ConfigError, PreflightError
+from launcher.feature_check import frame_problems
 from launcher.run_folder import RunFolder, read_json, write_json, write_text
 from launcher.state import check_fits, versions
 
@@ -75,6 +76,7 @@ def _data(config: RunConfig) -> Iterator[str]:
             continue
         with source:
             yield from _reach(config, where, source)
+            yield from frame_problems(config.model, source, where)
             if _needs_labels(config, where):
                 yield from _labels(config, where, each, source)
     if whole:

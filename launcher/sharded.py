@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from gcg.build import build_model, build_skeleton, model_weights
+from gcg.build import build_model, build_skeleton, model_weights, used_parts
 from gcg.model import GCGModel
 from gcg.skeleton import buffers_to, copy_flat, fill, replace
 from gcg.tokens import load_tokens
@@ -38,7 +38,7 @@ def build_for_engine(config: RunConfig) -> GCGModel:
     dtype, device = model_dtype(config), worker_device(config)
     if config.engine.zero != 3:
         return build_model(config.model, config.run.seed, dtype, device)
-    fetch_sources(config.model)
+    fetch_sources(config.model, used_parts(config.model))
     model = build_skeleton(config.model, load_tokens(config.model))
     shard(model, model_weights(model, config.model, config.run.seed), config)
     return model

@@ -80,7 +80,7 @@ def loop(folder: Path, questions_per_visit: int, num_frames: int, steps: int) ->
 
 
 def _size(step: StepBatch) -> tuple[int, int]:
-    return sum(len(batch.pixel_values) for batch in step.micro), step.num_pairs
+    return sum(len(batch.pixels) for batch in step.micro), step.num_pairs
 
 
 def bare(folder: Path, num_frames: int, steps: int) -> dict[str, Any]:

@@ -42,6 +42,7 @@ def build(folder: Path) -> Features:
         )
     config = GCGConfig(num_frames=NUM_FRAMES)
     vision, text = build_encoders(config)
+    assert vision is not None
     size = resolve_preset(config).image_size
     frames: list[Tensor] = []
     durations: list[float] = []
@@ -70,6 +71,7 @@ def build(folder: Path) -> Features:
                 )
             assert video.duration is not None, video.id  # `gcg sample-data` writes it
             durations.append(video.duration)
+    assert isinstance(text, TextTower)
     encode = text_encoder(config, text)
     return assemble(
         "sample", torch.stack(frames), torch.tensor(durations), questions, encode, splits

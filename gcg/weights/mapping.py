@@ -11,6 +11,7 @@ import torch
 from gcg.config import GCGConfig
 from gcg.errors import ModelError
 from gcg.presets import Preset, converted, llm_in_checkpoint, resolve_preset
+from gcg.text import SentenceTower
 from gcg.weights.files import OPEN_CLIP, read_checkpoint, weight_files
 from gcg.weights.instructblip import reader_weights, trunk_weights
 from gcg.weights.llm import ALONE, INSIDE, gguf_file, gguf_weights, llm_weights
@@ -46,6 +47,9 @@ def weight_map(config: GCGConfig, parts: Collection[str] = PARTS) -> dict[str, W
     preset = resolve_preset(config)  # now that the files are here, from them
     found: dict[str, Weight] = {}
     problems: list[str] = []
+    if sources.text is not None:
+        found |= _sentence_encoder(preset, sources.text, problems)
+        parts = tuple(part for part in parts if part != "text")
     if sources.checkpoint is not None:
         if converted(config.checkpoint) is not None:
             found |= _converted(config, preset, sources.checkpoint, parts, problems)
@@ -96,6 +100,22 @@ def _public(
             found |= text_weights(preset, clip)
         clip.log_unused()
         problems += clip.problems
+    return found
+
+
+def _sentence_encoder(preset: Preset, folder: Path, problems: list[str]) -> dict[str, Weight]:
+    """``text.encoder.*``, a folder that transformers wrote."""
+    with torch.device("meta"):
+        wanted = SentenceTower(preset.text)
+    source = _lookup(folder, "give the folder of one sentence encoder, whole")
+    found: dict[str, Weight] = {}
+    for name, parameter in wanted.encoder.named_parameters():
+        kind = preset.text.model_type
+        weight = source.take([name, f"{kind}.{name}"], tuple(parameter.shape))
+        if weight is not None:
+            found[f"text.encoder.{name}"] = weight
+    source.log_unused()
+    problems += source.problems
     return found
 
 

@@ -17,7 +17,8 @@ PARTS = ("vision", "text", "reader", "answerer.llm")
 
 @dataclass(frozen=True)
 class Sources:
-    """Local places: the checkpoint's folder, CLIP's folder or file, a named LLM's folder or file.
+    """Local places: the checkpoint's folder, CLIP's folder or file, a named LLM's folder or file, a
+    sentence encoder's folder.
 
     None where nothing is read from such a source.
     """
@@ -25,6 +26,7 @@ class Sources:
     checkpoint: Path | None
     clip: Path | None
     llm: Path | None
+    text: Path | None = None
 
 
 def fetch_sources(config: GCGConfig, parts: Collection[str] = PARTS) -> Sources:
@@ -35,7 +37,11 @@ def fetch_sources(config: GCGConfig, parts: Collection[str] = PARTS) -> Sources:
     Raises:
         ModelError: a file is not to be had, and why.
     """
-    checkpoint = clip = llm = None
+    checkpoint = clip = llm = text = None
+    sentences = config.features.text_encoder
+    if sentences is not None and "text" in parts:
+        parts = set(parts) - {"text"}
+        text = fetch("model.features.text_encoder", sentences, needs=("config.json",))
     own_llm = llm_in_checkpoint(config)
     if config.preset == "instructblip":
         assert config.checkpoint is not None
@@ -53,7 +59,7 @@ def fetch_sources(config: GCGConfig, parts: Collection[str] = PARTS) -> Sources:
     if not own_llm and "answerer.llm" in parts:
         assert config.llm.name is not None
         llm = fetch("model.llm.name", config.llm.name)
-    return Sources(checkpoint, clip, llm)
+    return Sources(checkpoint, clip, llm, text)
 
 
 def wanted_of_checkpoint(

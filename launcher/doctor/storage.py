@@ -133,7 +133,7 @@ def _first_clip(place: str) -> Finding:
                 "data",
                 "ok",
                 f"{place}: {sum(shard.num_samples for shard in shards)} clips in {len(shards)} "
-                f"shards; {entry.key} read and {len(shown.pixels)} frames of it decoded",
+                f"shards; {entry.key} read and {len(shown.times)} frames of it decoded",
             )
     except (DataError, OSError) as error:
         return Finding(

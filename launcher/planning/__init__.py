@@ -11,6 +11,7 @@ from gcg.errors import ModelError
 from launcher.config import RunConfig
 from launcher.errors import UserError
 from launcher.planning.flops import Flops, pair_flops
+from launcher.planning.frames import FeatureReading, FrameCosts, frame_costs
 from launcher.planning.memory import Device, Memory
 from launcher.planning.search import (
     Candidate,
@@ -31,7 +32,8 @@ QUESTION_TOKENS = 32
 
 @dataclass(frozen=True)
 class Plan:
-    """All that `gcg plan` says. ``data`` is a sentence where the packed data are not there;
+    """All that `gcg plan` says. ``data`` is a sentence where the packed data are not there, and so
+    is ``frames``, clips against features;
     ``recomputed``: the run's activations with every part recomputed."""
 
     world: World
@@ -43,6 +45,7 @@ class Plan:
     flops: list[Flops]
     time: StepTime
     data: EpochData | str
+    frames: FrameCosts | FeatureReading | str
     candidates: list[Candidate]
 
     @property
@@ -102,6 +105,8 @@ def _plan(world: World, situation: Situation, data: EpochData | str) -> Plan:
         situation.clip,
     )  # fmt: skip
     recompute = config.engine.recompute
+    flops = pair_flops(situation.model, batch, situation.pairs_per_visit, recompute)
+    step = run_time(config, situation)
     return Plan(
         world=world,
         situation=situation,
@@ -109,9 +114,18 @@ def _plan(world: World, situation: Situation, data: EpochData | str) -> Plan:
         memory=run_memory(config, situation),
         kept=run_memory(_recomputing(config, ()), situation),
         recomputed=run_memory(_recomputing(config, ("vision", "qformer", "llm")), situation),
-        flops=pair_flops(situation.model, batch, situation.pairs_per_visit, recompute),
-        time=run_time(config, situation),
+        flops=flops,
+        time=step,
         data=data,
+        frames=frame_costs(
+            world,
+            data,
+            situation.model,
+            flops,
+            step,
+            situation.hardware,
+            cuda=situation.device == "cuda",
+        ),
         candidates=candidates(config, situation),
     )
 

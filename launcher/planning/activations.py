@@ -163,6 +163,8 @@ def _vision(model: ModelShape, batch: MicroBatch, element: int, recompute: bool)
     a normed copy, and the wider of q, k, v with the result (4w) and twice the feed-forward part."""
     blocks, frames = model.vision, batch.visits * model.num_frames
     tokens = frames * model.image_tokens * blocks.width * element
+    if model.features:
+        return Kept("frame features", tokens, 0, tokens)
     one_pass = batch.frames_per_pass * model.image_tokens * element
     working = one_pass * (2 * blocks.width + max(4 * blocks.width, 2 * blocks.ffn))
     if not blocks.fused:

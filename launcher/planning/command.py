@@ -33,6 +33,7 @@ def plan_file(args: argparse.Namespace) -> str:
             mfu=args.mfu,
             nvlink=args.nvlink,
             network=args.network,
+            read=args.read * 1e9,
         ),
         device=device,
         gpus=args.gpus,
@@ -45,7 +46,7 @@ def plan_file(args: argparse.Namespace) -> str:
 def _check(args: argparse.Namespace) -> None:
     problems = [
         f"--{name.replace('_', '-')} {value:g}: must be more than 0"
-        for name in ("gpu_memory", "tflops", "mfu", "nvlink", "network", "question_tokens")
+        for name in ("gpu_memory", "tflops", "mfu", "nvlink", "network", "read", "question_tokens")
         if (value := getattr(args, name)) is not None and not value > 0
     ]
     if args.mfu > 1:

@@ -57,14 +57,16 @@ def pair_flops(
         recompute: ``engine.recompute``.
     """
     visits = 1 / pairs_per_visit
-    trunk, head = _vision(model)
-    trained = 2.0 if model.vision_trained else 0.0
-    # Gradients of a trained image encoder flow through the trunk, not through the joint space.
-    found = [
-        _flops("vision trunk", _scaled(trunk, visits), trained, trained, "vision" in recompute),
-        _flops("joint head", _scaled(head, visits), 0, 0),
-        _flops("text tower", _text(model, batch), 0, 0),
-    ]
+    found = []
+    if not model.features:
+        trunk, head = _vision(model)
+        trained = 2.0 if model.vision_trained else 0.0
+        # Gradients of a trained image encoder flow through the trunk, not through the joint space.
+        found = [
+            _flops("vision trunk", _scaled(trunk, visits), trained, trained, "vision" in recompute),
+            _flops("joint head", _scaled(head, visits), 0, 0),
+        ]
+    found.append(_flops("text tower", _text(model, batch), 0, 0))
     if model.generator is not None:
         found.append(_flops("generator", _generator(model, batch), 2, 2))
     found.append(

@@ -145,6 +145,8 @@ def _frames(
 ) -> list[Line]:
     """Pixels of the micro-batch at hand; where they are decoded in the memory that is planned,
     also those of the steps held ready, and what a decoder works with."""
+    if model.features:  # the micro-batch's own are E, among the activations
+        return _features_ready(config, model, batch, engine, device)
     pixels = batch.visits * model.num_frames * 3 * model.image_size**2
     lines = [
         Line("frames", "micro-batch", pixels * engine.element, _FORWARD, pixels * engine.element)
@@ -152,6 +154,18 @@ def _frames(
     if device == "cpu" or config.data.decoder == "dali":
         lines += decoding(config, model, batch, engine.accumulation)
     return lines
+
+
+def _features_ready(
+    config: RunConfig, model: ModelShape, batch: MicroBatch, engine: Engine, device: Device
+) -> list[Line]:
+    """Features in fp16, on the host, of the steps that are ready or in use."""
+    if device != "cpu":
+        return []
+    frame = model.image_tokens * model.vision.width + model.joint_width
+    one = model.num_frames * frame * 2
+    ready = (config.data.prefetch_steps + 1) * engine.accumulation * batch.visits * one
+    return [Line("frames", "steps held ready", ready, TRAINING, one)]
 
 
 def decoding(

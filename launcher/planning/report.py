@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from launcher.planning import Plan
+from launcher.planning.frames import FeatureReading
 from launcher.planning.memory import HOST_PROCESS, Memory
 from launcher.planning.search import Candidate
 from launcher.planning.states import PHASES, Phase
@@ -30,6 +31,7 @@ def text(plan: Plan) -> str:
         _checkpointing(plan),
         _compute(plan),
         _batches(plan),
+        _frames(plan),
         _ways(plan),
     ]
     return "\n\n".join("\n".join(block) for block in blocks)
@@ -71,6 +73,7 @@ def tree(plan: Plan) -> dict[str, Any]:
             "pairs": plan.time.pairs,
         },
         "data": asdict(plan.data) if isinstance(plan.data, EpochData) else plan.data,
+        "frames": plan.frames if isinstance(plan.frames, str) else asdict(plan.frames),
         "cheapest": None if best is None else _candidate(best),
         "candidates": [_candidate(one) for one in plan.candidates],
     }
@@ -177,6 +180,43 @@ def _batches(plan: Plan) -> Iterator[str]:
         f"{_range(*data.shards_per_node)} shards, "
         f"{_gb(data.bytes_per_node[0])} to {_gb(data.bytes_per_node[1])} GB"
     )
+
+
+def _frames(plan: Plan) -> Iterator[str]:
+    costs, hardware = plan.frames, plan.situation.hardware
+    rate = f"read at {hardware.read / 1e9:g} GB/s (--read)"
+    if isinstance(costs, str):
+        yield f"clips or features: not compared ({costs})"
+        return
+    if isinstance(costs, FeatureReading):
+        yield (
+            f"features: {_gb(round(costs.bytes))} GB an epoch of each machine, {rate} in "
+            f"{_time(costs.seconds)}; nothing is decoded, and no image encoder runs"
+        )
+        return
+    how = f"measured on {costs.measured}" if costs.measured else "stated"
+    trunk = "image encoder not timed on CPUs"
+    if costs.trunk is not None:
+        trunk = f"{_time(costs.trunk, 'GPU-')} image encoder"
+    yield "Clips or features, an epoch of each machine"
+    yield (
+        f"  clips:    {_gb(round(costs.clip_bytes))} GB + {_time(costs.decode, 'CPU-')} decoding "
+        f"({costs.decode_per_clip:.3f} CPU-s a clip, {how}) + {trunk}: "
+        f"{_time(costs.with_clips)}"
+    )
+    yield (
+        f"  features: {_gb(round(costs.feature_bytes))} GB, {rate}: {_time(costs.with_features)}; "
+        f"{_gb(costs.stored)} GB to keep, {_time(costs.making)} to make once (`gcg extract`)"
+    )
+    after = costs.pays_after
+    when = "features never pay" if after is None else f"features pay after {after:.1f} epochs"
+    yield f"  cheaper: {costs.cheaper}; {when}, this run has {costs.epochs:.1f}"
+
+
+def _time(seconds: float, kind: str = "") -> str:
+    if seconds < 100:
+        return f"{seconds:.1f} {kind}s"
+    return f"{seconds / 60:.1f} {kind}min" if seconds < 6000 else f"{seconds / 3600:.1f} {kind}h"
 
 
 def _ways(plan: Plan) -> Iterator[str]:

@@ -6,12 +6,12 @@ N_C = query tokens, L = text tokens.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from gcg.config import GCGConfig
 from gcg.llm import is_encoder_decoder
-from gcg.presets import Preset
+from gcg.presets import Preset, frame_shape
 from gcg.profiles import resolve_profile
 from launcher.config import RunConfig
 from launcher.errors import UserError
@@ -80,7 +80,8 @@ class LLMShape:
 
 @dataclass(frozen=True)
 class ModelShape:
-    """Everything about a model that its activations and its FLOPs depend on."""
+    """Everything about a model that its activations and its FLOPs depend on. ``features``: frames
+    come encoded, as ``image_tokens`` vectors as wide as ``vision``, of which there is no layer."""
 
     vision: Blocks
     image_size: int
@@ -102,6 +103,7 @@ class ModelShape:
     spatial_tokens: bool
     pooled_texts: bool
     grounded: bool
+    features: bool = False
 
 
 @dataclass(frozen=True)
@@ -158,12 +160,17 @@ def model_shape(config: GCGConfig, preset: Preset) -> ModelShape:
         UserError: the LLM's configuration does not say how large its blocks are.
     """
     vision, profile = preset.vision, resolve_profile(config)
+    image_tokens, width, _ = frame_shape(config)
+    features = config.input == "features"
+    blocks = _encoder("vit", vision)
+    if features:
+        blocks = replace(blocks, layers=0, width=width)
     generator_width = config.grounding.width or preset.joint_width // 4
     return ModelShape(
-        vision=_encoder("vit", vision),
+        vision=blocks,
         image_size=vision.image_size,
         patch_size=vision.patch_size,
-        image_tokens=(vision.image_size // vision.patch_size) ** 2 + 1,
+        image_tokens=image_tokens or 1,  # features made elsewhere have one, or it is configured
         joint_width=preset.joint_width,
         text=_encoder("vit", preset.text),
         text_context=preset.text.max_position_embeddings,
@@ -190,6 +197,7 @@ def model_shape(config: GCGConfig, preset: Preset) -> ModelShape:
         spatial_tokens=profile.spatial_tokens,
         pooled_texts=profile.pooled_texts,
         grounded=config.mode == "grounding",
+        features=features,
     )
 
 

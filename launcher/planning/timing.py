@@ -15,6 +15,8 @@ H100_TFLOPS = 989.0
 # Of the same: NVLink in one direction, and one 400 Gbit/s network card a GPU, 10^9 bytes a second.
 NVLINK = 450.0
 NETWORK = 50.0
+# What a machine reads of its data, bytes a second: stated, a shared file system's or one SSD's.
+READ = 1e9
 # Parts that no gradient reaches: their weights are gathered for the forward pass alone.
 _NO_GRADIENT = ("vision trunk", "joint head", "text tower")
 
@@ -22,13 +24,15 @@ _NO_GRADIENT = ("vision trunk", "joint head", "text tower")
 @dataclass(frozen=True)
 class Hardware:
     """One GPU and what joins it to others. ``memory``: bytes; ``mfu``: the share of ``tflops`` that
-    computing reaches, sending not included; bandwidths in 10^9 bytes a second and GPU."""
+    computing reaches, sending not included; bandwidths in 10^9 bytes a second and GPU. ``read``:
+    bytes a second that a machine reads of its data."""
 
     memory: float
     tflops: float = H100_TFLOPS
     mfu: float = 0.4
     nvlink: float = NVLINK
     network: float = NETWORK
+    read: float = READ
 
 
 @dataclass(frozen=True)

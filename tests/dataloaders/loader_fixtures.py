@@ -75,7 +75,7 @@ def collect(found: dict, position: tuple[int, int], batch: Batch) -> None:
         found[key] = (
             batch.positions[row].item(),
             batch.noise_seeds[pair].item(),
-            batch.pixel_values[row].sum().item(),
+            batch.pixels[row].sum().item(),
         )
 
 

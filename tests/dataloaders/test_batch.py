@@ -42,8 +42,8 @@ def test_shapes_and_order():
     visits = [visit(0, [question(1), question(22)], labelled=True),
               visit(1, [question(333)], labelled=True)]  # fmt: skip
     batch = collator(seed=5)(visits, epoch=3)
-    assert batch.pixel_values.shape == (2, FRAMES, 3, SIZE, SIZE)
-    assert batch.pixel_values[1].eq(1).all()
+    assert batch.pixels.shape == (2, FRAMES, 3, SIZE, SIZE)
+    assert batch.pixels[1].eq(1).all()
     assert batch.video_index.tolist() == [0, 0, 1]
     assert batch.num_pairs == 3
     assert [text(row) for row in batch.question_ids] == [
@@ -129,15 +129,17 @@ def test_model_inputs_are_all_tensors_but_the_options():
     batch = coding([visit(0, [question(1)], labelled=True)], epoch=0)
     inputs = batch.model_inputs()
     assert set(inputs) == {
-        "pixel_values", "video_index", "question_ids", "question_mask", "description_ids",
+        "pixel_values", "frame_tokens", "frame_embeddings",
+        "video_index", "question_ids", "question_mask", "description_ids",
         "description_mask", "qformer_ids", "qformer_mask", "prompt_ids", "prompt_mask",
         "answer_ids", "option_text_ids", "option_text_mask", "answer_text_ids",
         "answer_text_mask", "answer_index", "moments", "similarity", "noise_seeds",
         "contrast_group", "positions",
     }  # fmt: skip
-    assert all(isinstance(value, torch.Tensor) for value in inputs.values())
+    features = {"frame_tokens", "frame_embeddings"}
+    assert all((v is None) == (name in features) for name, v in inputs.items())
     moved = batch.to("meta")
-    assert moved.pixel_values.device.type == "meta"
+    assert moved.pixels.device.type == "meta"
     assert moved.option_ids is not None
     assert moved.option_ids.device.type == "meta"
     assert moved.meta is batch.meta

@@ -207,7 +207,7 @@ def check_skipped(
         steps = take(loader, loader.plan.steps_per_epoch(0))
         counters = loader.counters()
     assert len(steps) == NUM_CLIPS // 2
-    assert all(len(batch.pixel_values) == 2 for step in steps for batch in step.micro)
+    assert all(len(batch.pixels) == 2 for step in steps for batch in step.micro)
     good = {f"v{number:03d}" for number in range(NUM_CLIPS)} - case.keys
     assert {name for name, _ in asked(steps)} == good
     assert counters["distinct"] == len(case.keys)

@@ -47,7 +47,7 @@ def test_every_question_exactly_once(packed, world_size):
         loader = make(packed, rank=rank, world_size=world_size)
         batches = list(loader)
         assert len(batches) == len(loader)
-        assert all(b is not None and len(b.pixel_values) <= 2 for b in batches)
+        assert all(b is not None and len(b.pixels) <= 2 for b in batches)
         assert loader.skipped == []
         total += asked(batches)
     assert set(total) == EVERY
@@ -69,7 +69,7 @@ def test_equal_steps_on_every_rank(packed, world_size):
 def test_pixels_do_not_depend_on_the_world_size(packed):
     def pixels(world_size: int) -> dict:
         return {
-            (batch.meta.videos[p], batch.meta.questions[p]): batch.pixel_values[row].sum().item()
+            (batch.meta.videos[p], batch.meta.questions[p]): batch.pixels[row].sum().item()
             for rank in range(world_size)
             for batch in make(packed, rank=rank, world_size=world_size)
             if batch is not None
@@ -86,7 +86,7 @@ def test_a_pass_can_be_repeated_and_broken_off(packed):
     one, two = list(loader), list(loader)
     assert asked(one) == asked(two)
     assert one[0] is not None
-    assert torch.equal(first.pixel_values, one[0].pixel_values)
+    assert torch.equal(first.pixels, one[0].pixels)
 
 
 def test_labels_for_the_oracle(packed):
@@ -130,7 +130,7 @@ def test_even_where_the_record_is_lost(tmp_path):
 
 def test_a_limit(packed):
     both = [b for r in (0, 1) for b in make(packed, limit=3, rank=r, world_size=2)]
-    assert sum(len(b.pixel_values) for b in both if b is not None) == 3
+    assert sum(len(b.pixels) for b in both if b is not None) == 3
 
 
 @pytest.mark.parametrize(

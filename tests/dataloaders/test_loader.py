@@ -47,10 +47,10 @@ def test_an_epoch_asks_each_question_once_and_the_next_goes_on(packed):
     assert [(s.epoch, s.step) for s in second] == [(1, i) for i in range(per_epoch)]
     assert loader.position == (2, 0)
     for step in first:
-        assert [len(batch.pixel_values) for batch in step.micro] == [2, 2]
+        assert [len(batch.pixels) for batch in step.micro] == [2, 2]
         assert step.num_pairs == sum(len(batch.video_index) for batch in step.micro)
-        assert step.micro[0].pixel_values.shape == (2, FRAMES, 3, SIZE, SIZE)
-        assert step.micro[0].pixel_values.dtype == torch.float32
+        assert step.micro[0].pixels.shape == (2, FRAMES, 3, SIZE, SIZE)
+        assert step.micro[0].pixels.dtype == torch.float32
     seeds = {seed for s in first + second for b in s.micro for seed in b.noise_seeds.tolist()}
     assert len(seeds) == sum(asked(first).values()) + sum(asked(second).values())
     counters = loader.quarantine.counters()

@@ -54,7 +54,7 @@ def test_bad_clips_are_replaced_the_same_way_whatever_the_world_size(damaged, tm
                       quarantine=budget(path)) as loader:  # fmt: skip
                 for step in take(loader, loader.plan.steps_per_epoch(0)):
                     (batch,) = step.micro
-                    assert len(batch.pixel_values) == 4 // world_size
+                    assert len(batch.pixels) == 4 // world_size
                     collect(found, (step.epoch, step.step), batch)
                 assert loader.quarantine.counters()["bad"] > 0
         runs.append(found)
@@ -151,4 +151,4 @@ def test_the_real_clips(shared, tmp_path):
     seen = {video for video, _ in asked(steps)}
     assert seen <= good
     assert len(seen) > len(good) // 2
-    assert all(batch.pixel_values.isfinite().all() for step in steps for batch in step.micro)
+    assert all(batch.pixels.isfinite().all() for step in steps for batch in step.micro)

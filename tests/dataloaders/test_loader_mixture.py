@@ -61,7 +61,7 @@ def test_an_epoch_has_the_sets_as_often_as_asked(sets: list[Path]):
         batch.meta.videos[batch.video_index.tolist().index(row)][:2]
         for step in steps
         for batch in step.micro
-        for row in range(len(batch.pixel_values))
+        for row in range(len(batch.pixels))
     )
     assert isinstance(loader.plan, MixturePlan)
     first, second = loader.plan.quotas

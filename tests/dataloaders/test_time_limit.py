@@ -122,7 +122,7 @@ def test_a_stuck_clip_is_replaced_listed_and_not_tried_again(tmp_path, release):
         steps = take(loader, 12)  # three epochs: the clip comes again, the wait does not
         counters = loader.counters()
     assert "v003" not in {video for video, _ in asked(steps)}
-    assert all(len(b.pixel_values) == 2 for step in steps for b in step.micro)
+    assert all(len(b.pixels) == 2 for step in steps for b in step.micro)
     assert counters["timeouts"] == counters["distinct"] == 1
     assert counters["bad"] >= 3
     (row,) = (json.loads(line) for line in path.read_text().splitlines())

@@ -171,6 +171,8 @@ def test_encoders_are_the_model_s_own(checkpoints: Path):
     config = instructblip(checkpoints, "t5")
     model = build_model(config)
     for part, tower in zip((model.vision, model.text), build_encoders(config), strict=True):
+        assert part is not None
+        assert tower is not None
         expected = part.state_dict()
         assert all(torch.equal(v, expected[n]) for n, v in tower.state_dict().items())
         assert not tower.training

@@ -190,6 +190,7 @@ def test_shipped_encoder_is_small_and_named_by_its_content() -> None:
     assert _asset("tiny_encoder.safetensors").stat().st_size < 3_000_000
     assert encoder_fingerprint(config()).startswith("tiny-")
     vision, text = build_encoders(config())
+    assert vision is not None
     assert not vision.training
     assert not text.training
 

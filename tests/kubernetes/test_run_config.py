@@ -92,5 +92,5 @@ def test_demo_makes_the_data_it_trains_on():
     labelled = {Path(words[1]).name for words in commands if words[0] == "label"}
     config = load_run_config(ROOT / "overlays/demo-cpu" / "run.yaml")
     assert config.data.val is not None
-    assert {last_part(config.data.train), last_part(config.data.val)} == made
-    assert labelled == {last_part(config.data.train)}
+    assert {last_part(str(config.data.train)), last_part(config.data.val)} == made
+    assert labelled == {last_part(str(config.data.train))}
