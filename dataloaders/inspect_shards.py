@@ -89,6 +89,11 @@ def inspect_shards(
     """
     folder = Path(folder)
     found = Inspection(folder, read_index(folder))
+    if found.index.features is not None:
+        raise DataError(
+            f"{folder}: holds frame features, not clips: there is nothing to decode; inspect the "
+            "clips that they were made of"
+        )
     if found.index.format != "wds" or any(shard.records_sha256 for shard in found.index.shards):
         raise DataError(
             f"{folder}: format: {found.index.format}: only tars that `gcg pack` wrote can be "
