@@ -62,7 +62,7 @@ def test_one_vector_a_frame_is_token_and_embedding(tmp_path: Path):
     assert len(report.shards) == 3
     for number, clip in enumerate(frames_of(tmp_path / "out", 4)):
         assert isinstance(clip, Clip)
-        assert clip.frames.pixels is None
+        assert clip.frames.clip is None
         features = clip.frames.features
         assert features is not None
         # Of 8 frames in 4 s, the middles of 4 equal parts: frames 1, 3, 5, 7.
