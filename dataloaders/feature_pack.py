@@ -23,12 +23,12 @@ from dataloaders.index import (
     DatasetIndex,
     ShardInfo,
     read_index,
-    write_atomic,
     write_index,
 )
 from dataloaders.ingest import BadVideo, Clip, sample_key
-from dataloaders.left_out import QUARANTINE_NAME
+from dataloaders.left_out import QUARANTINE_NAME, write_quarantine
 from dataloaders.manifest import Video
+from dataloaders.out_folder import clear
 from dataloaders.shard_writer import TarShardWriter
 from dataloaders.shards import PackReport
 
@@ -91,9 +91,9 @@ def pack_feature_files(
                 f"{out}: already holds shards of another input; choose an empty folder, or pass "
                 "--overwrite"
             )
-    _clear(out)
+    clear(out)
     shards, info, bad = _write_shards(files, videos, out, dtype, encoder, shard_bytes, progress)
-    _write_quarantine(out, bad)
+    write_quarantine(out, bad)
     if info is None:
         raise DataError(
             f"{folder}: none of the {len(videos)} videos has usable features (first: "
@@ -209,20 +209,3 @@ def _input_fingerprint(videos: list[Video], files: dict[str, Path | None], how: 
         file = files[row.id]
         digest.update(b"missing" if file is None else hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()[:32]
-
-
-def _clear(out: Path) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    (out / INDEX_NAME).unlink(missing_ok=True)  # first: the folder is no data set from here on
-    for pattern in ("shard-*.tar", "shard-*.index.jsonl", "*.partial"):
-        for path in out.glob(pattern):
-            path.unlink()
-
-
-def _write_quarantine(out: Path, bad: list[BadVideo]) -> None:
-    rows = (
-        {"data": str(out), "stage": "pack", "shard": None, "key": b.key, "path": b.path,
-         "reason": b.reason, "num_questions": b.num_questions}
-        for b in bad
-    )  # fmt: skip
-    write_atomic(out / QUARANTINE_NAME, "".join(json.dumps(row) + "\n" for row in rows))
