@@ -93,9 +93,7 @@ def convert(
         done = _reuse(out, made_of, overwrite)
         if done is not None:
             return done
-        out.mkdir(parents=True, exist_ok=True)
         clear(out)
-        (out / QUARANTINE_NAME).unlink(missing_ok=True)
         shards, origins, bad = _write(source, out, format, threads, progress)
         if not shards:
             raise DataError(f"{place}: no sample can be read (first: {bad[0].reason})")

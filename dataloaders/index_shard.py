@@ -26,7 +26,7 @@ from dataloaders.index import (
 from dataloaders.ingest import probed
 from dataloaders.manifest import Video
 from dataloaders.records import Records
-from dataloaders.tar_source import pread_all
+from dataloaders.shard_source import pread_all
 
 _TIMEOUT_S = 600.0
 

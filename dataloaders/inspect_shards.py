@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -24,6 +23,7 @@ from dataloaders.index import (
     crc32_of,
     read_entries,
     read_index,
+    sha256_of,
 )
 from dataloaders.ingest import INGEST_TIMEOUT_S
 from dataloaders.manifest import Video, describe
@@ -155,14 +155,10 @@ def _entries(folder: Path, shard: ShardInfo, faults: list[Fault]) -> Sequence[Sa
 
 
 def _check_bytes(path: Path, shard: ShardInfo) -> str | None:
-    digest = hashlib.sha256()
     size = path.stat().st_size
     if size != shard.bytes:
         return f"{size} bytes, index.json says {shard.bytes}"
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return None if digest.hexdigest() == shard.sha256 else "SHA-256 is not the one in index.json"
+    return None if sha256_of(path) == shard.sha256 else "SHA-256 is not the one in index.json"
 
 
 def _test(path: Path, quick: bool, limit: TimeLimit, entry: SampleEntry) -> Checked:

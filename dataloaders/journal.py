@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dataloaders.errors import DataError
-from dataloaders.index import ShardInfo, read_entries, write_atomic
+from dataloaders.index import ShardInfo, read_entries, sha256_of, write_atomic
 from dataloaders.ingest import BadVideo
 
 JOURNAL_NAME = "pack.journal.jsonl"
@@ -93,11 +92,8 @@ def _as_written(out: Path, shard: ShardInfo) -> bool:
     try:
         if path.stat().st_size != shard.bytes:
             return False
-        digest = hashlib.sha256()
-        with path.open("rb") as file:
-            while chunk := file.read(1 << 20):
-                digest.update(chunk)
+        digest = sha256_of(path)
         read_entries(out, shard)
     except (OSError, DataError):
         return False
-    return digest.hexdigest() == shard.sha256
+    return digest == shard.sha256

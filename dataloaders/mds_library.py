@@ -174,12 +174,6 @@ def _know_scheme(remote: str) -> None:
     DOWNLOADER_MAPPINGS.setdefault(urlsplit(remote).scheme, _FsspecDownloader)
 
 
-def fetch_file(remote: str, local: Path, timeout: float) -> None:
-    """Download one file; whatever goes wrong is raised as the library raises it."""
-    _know_scheme(remote)
-    CloudDownloader.direct_download(remote, os.fspath(local), timeout)
-
-
 def fetch_shard(
     remote: str, folder: Path, row: dict[str, Any], *, retries: int, timeout: float
 ) -> Path:

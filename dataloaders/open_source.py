@@ -1,15 +1,13 @@
-"""From a data set's place to its source: which format lies there, and who reads it."""
+"""From a data set's place to its source, and to the format that lies there."""
 
 from __future__ import annotations
 
 import os
 
 from dataloaders.index import read_index
-from dataloaders.mds_source import MdsSource
-from dataloaders.source import Source
+from dataloaders.shard_source import ShardSource
 from dataloaders.storage.folder import open_folder
 from dataloaders.storage.options import StorageOptions
-from dataloaders.tar_source import TarSource
 
 
 def open_source(
@@ -17,23 +15,20 @@ def open_source(
     storage: StorageOptions | None = None,
     *,
     max_lost_share: float = 0.0,
-) -> Source:
+) -> ShardSource:
     """Open a packed data set for reading. Close it, or use it as a context manager.
 
     Args:
         place: a path or a URL.
         storage: settings for a URL.
-        max_lost_share: the share of samples, 0..1, that may lie in missing or damaged tars of a
-            folder: reading them fails one by one. (MDS shards must all be there.)
+        max_lost_share: the share of samples, 0..1, that may lie in missing or damaged shards of a
+            folder: reading them fails one by one.
 
     Raises:
         DataError: there is none, or more of it is lost.
         StorageError: its URL cannot be reached.
     """
-    index = read_index(open_folder(place, storage))
-    if index.format == "mds":
-        return MdsSource(place, storage)
-    return TarSource(place, storage, index=index, max_lost_share=max_lost_share)
+    return ShardSource(place, storage, max_lost_share=max_lost_share)
 
 
 def format_of(place: str | os.PathLike[str], storage: StorageOptions | None = None) -> str:

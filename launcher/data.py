@@ -16,6 +16,7 @@ from dataloaders.mixture import MixturePlan, SetRule
 from dataloaders.open_source import open_source
 from dataloaders.plan import Plan
 from dataloaders.quarantine import Budget, Quarantine
+from dataloaders.shard_source import ShardSource
 from dataloaders.source import Source
 from dataloaders.storage.options import StorageOptions
 from gcg.config import GCGConfig
@@ -42,7 +43,7 @@ def storage_options(config: RunConfig) -> StorageOptions:
     return options if data.cache_dir is None else replace(options, cache_dir=data.cache_dir)
 
 
-def open_set(config: RunConfig, each: TrainSet) -> Source:
+def open_set(config: RunConfig, each: TrainSet) -> ShardSource:
     """A packed data set of the run. Shards that are lost or cut short are warned of, and met clip
     by clip, as long as they hold no more of it than its ``max_bad_share``.
 

@@ -11,6 +11,7 @@ from dataloaders.labels import LabelSet
 from dataloaders.location import is_url
 from dataloaders.mixture import MixturePlan
 from dataloaders.plan import Plan
+from dataloaders.shard_source import ShardSource
 from dataloaders.source import Source
 from dataloaders.storage.check import check_reachable
 from gcg.build import encoder_fingerprint
@@ -93,7 +94,7 @@ def _places(config: RunConfig) -> Iterator[tuple[str, TrainSet]]:
             yield f"data.{split}", TrainSet(place=place)
 
 
-def _reach(config: RunConfig, where: str, source: Source) -> Iterator[str]:
+def _reach(config: RunConfig, where: str, source: ShardSource) -> Iterator[str]:
     try:
         check_reachable(source, storage_options(config))
     except DataError as error:

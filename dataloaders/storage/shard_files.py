@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import threading
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from dataloaders.errors import DataError, StorageError
+from dataloaders.index import sha256_of
 from dataloaders.storage.ahead import Ahead
 from dataloaders.storage.cache import CacheFullError, NodeCache, RemoteFile
 from dataloaders.storage.folder import LocalFolder, RemoteFolder
@@ -62,24 +62,32 @@ class LocalShards:
         self._files.close()
 
 
+class Download(Protocol):
+    """Fetches a file into a path and verifies it; ``stop`` asks it to end early."""
+
+    stop: threading.Event
+
+    def __call__(self, file: RemoteFile, path: Path) -> None: ...
+
+
 class CachedShards:
-    """Files at a URL, fetched whole into the node's cache and verified on arrival.
+    """Files fetched whole into the node's cache and verified on arrival.
 
     Args:
-        folder: where they lie.
         files: what the index says of each.
+        download: brings one to a path.
         warm: called with a number once its shard is here ahead of time, to get what else
             belongs to it.
     """
 
     def __init__(
         self,
-        folder: RemoteFolder,
         files: Sequence[RemoteFile],
+        options: StorageOptions,
+        download: Download,
         warm: Callable[[int], object] = lambda number: None,
     ):
-        options = folder.options
-        self._download = Downloader(folder, options)
+        self._download = download
         self._shards = files
         self._cache = NodeCache(options.cache_dir, options.cache_bytes)
         self._warm = warm
@@ -197,14 +205,6 @@ class _Interrupted(Exception):
     pass
 
 
-def sha256_of(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 def open_shards(
     folder: LocalFolder | RemoteFolder,
     files: Sequence[tuple[str, int, str | None]],
@@ -224,4 +224,5 @@ def open_shards(
     if isinstance(folder, LocalFolder):
         return LocalShards(folder, [name for name, _, _ in files], max_open)
     remote = [RemoteFile(folder.at(name), size, sha256) for name, size, sha256 in files]
-    return CachedShards(folder, remote, warm)
+    options = folder.options
+    return CachedShards(remote, options, Downloader(folder, options), warm)

@@ -35,9 +35,9 @@ from dataloaders.loader import Loader
 from dataloaders.manifest import Video, read_manifest, write_manifest
 from dataloaders.plan import Plan
 from dataloaders.quarantine import Quarantine
+from dataloaders.shard_source import ShardSource
 from dataloaders.shard_writer import TarShardWriter
 from dataloaders.shards import pack
-from dataloaders.tar_source import TarSource
 from tests.dataloaders.loader_fixtures import FRAMES, SIZE, asked, budget, take
 from tests.dataloaders.shard_fixtures import clip_bytes, collator, pack_clips, video, write_clips
 from tests.dataloaders.test_time_limit import StuckDecoder
@@ -184,7 +184,7 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
 def open_loader(
     folder: Path, quarantine: Quarantine, decoder: HostDecoder | None = None, **settings
 ) -> Loader:
-    source = TarSource(folder, max_lost_share=0.5)
+    source = ShardSource(folder, max_lost_share=0.5)
     plan = Plan.for_source(
         source, seed=0, num_streams=1, global_batch=2, questions_per_visit=8, block_shards=4
     )
@@ -285,10 +285,10 @@ def test_damage_that_stops_training(packed, name):
 def test_lost_shards_past_the_share_are_refused_at_the_start(packed, damage, caplog):
     damage(packed)
     with pytest.raises(DataError, match=r"shard-000001\.tar: .*--repair OUT"):
-        TarSource(packed)
+        ShardSource(packed)
     with pytest.raises(DataError, match=r"shard-000001\.tar"):
-        TarSource(packed, max_lost_share=0.24)
-    TarSource(packed, max_lost_share=0.25).close()
+        ShardSource(packed, max_lost_share=0.24)
+    ShardSource(packed, max_lost_share=0.25).close()
     assert "shard-000001.tar" in caplog.text
 
 

@@ -24,7 +24,7 @@ from dataloaders.features import (
 )
 from dataloaders.fetch import Clip, Fetcher
 from dataloaders.quarantine import BadSample
-from dataloaders.tar_source import TarSource
+from dataloaders.shard_source import ShardSource
 
 from .shard_fixtures import video
 
@@ -43,7 +43,7 @@ def arrays(root: Path, count: int, *, frames: int = 8, width: int = 6) -> Path:
 
 
 def frames_of(out: Path, num_frames: int) -> list[Clip | BadSample]:
-    with TarSource(out) as source:
+    with ShardSource(out) as source:
         info = feature_info(source)
         assert info is not None
         fetcher = Fetcher(source, None, num_frames, FeatureReader(info))
@@ -156,7 +156,7 @@ def test_nothing_usable_is_an_error(tmp_path: Path):
 
 def test_members_that_are_no_features_are_bad_samples(tmp_path: Path):
     pack_feature_files(rows(1), arrays(tmp_path, 1), tmp_path / "out", encoder="mine")
-    with TarSource(tmp_path / "out") as source:
+    with ShardSource(tmp_path / "out") as source:
         info = feature_info(source)
     assert info is not None
     read = FeatureReader(info)

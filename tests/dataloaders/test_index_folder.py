@@ -18,11 +18,9 @@ from dataloaders.foreign import Names
 from dataloaders.index import OWN_INDEX_NAME
 from dataloaders.index_folder import IndexReport, index_folder
 from dataloaders.manifest import Video, write_manifest
-from dataloaders.mds_source import MdsSource
 from dataloaders.open_source import open_source
 from dataloaders.shards import QUARANTINE_NAME
 from dataloaders.source import Sample
-from dataloaders.storage.options import StorageOptions
 from tests.dataloaders.loader_fixtures import FRAMES, make, take
 from tests.dataloaders.shard_fixtures import clip_bytes, label_all, needs_mds, pack_clips, video
 
@@ -373,7 +371,7 @@ def test_mds_merged_from_several_writers(tmp_path):
     index_folder(tmp_path / "all")
     check(read_all(tmp_path / "all"), [0, 1, 2, 3])
     label_all(open_source(tmp_path / "all"), FRAMES)
-    source = MdsSource(f"file://{tmp_path / 'all'}", StorageOptions(tmp_path / "cache"))
+    source = open_source(f"file://{tmp_path / 'all'}")
     last = len(source.shards) - 1
     assert source.read(last, source.entries(last)[-1]) == read_all(tmp_path / "all")[-1]
 

@@ -14,7 +14,7 @@ from dataloaders.index import read_index
 from dataloaders.inspect_shards import inspect_shards
 from dataloaders.left_out import QUARANTINE_NAME
 from dataloaders.repair import repair
-from dataloaders.tar_source import TarSource
+from dataloaders.shard_source import ShardSource
 from launcher.cli import main
 from tests.dataloaders import test_damage_table as damage
 from tests.dataloaders.loader_fixtures import asked, budget, make, take
@@ -29,7 +29,7 @@ def packed(tmp_path) -> Path:
 
 
 def keys(folder: Path) -> list[str]:
-    with TarSource(folder) as source:
+    with ShardSource(folder) as source:
         return [e.key for n in range(len(source.shards)) for e in source.entries(n)]
 
 

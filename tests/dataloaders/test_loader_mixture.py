@@ -15,7 +15,7 @@ from dataloaders.loader import Loader
 from dataloaders.mixed_source import MixedSource
 from dataloaders.mixture import MixturePlan, SetRule
 from dataloaders.quarantine import Budget
-from dataloaders.tar_source import TarSource
+from dataloaders.shard_source import ShardSource
 from tests.dataloaders.loader_fixtures import (
     FRAMES,
     SIZE,
@@ -39,12 +39,12 @@ def sets(tmp_path_factory) -> list[Path]:
         pack_clips(root / "second", [2, 5, 2, 3, 1, 4, 3, 2, 1, 2, 2, 3], first=100).folder,
     ]
     for folder in folders:
-        label_all(TarSource(folder), FRAMES)
+        label_all(ShardSource(folder), FRAMES)
     return folders
 
 
 def make(folders: list[Path], *, rules=RULES, labelled: bool = False, **changes) -> Loader:
-    source = MixedSource([TarSource(folder) for folder in folders])
+    source = MixedSource([ShardSource(folder) for folder in folders])
     plan = MixturePlan.for_sources(
         source.parts, rules, seed=3, num_streams=STREAMS, global_batch=STREAMS * 2,
         questions_per_visit=2, block_shards=2,
@@ -120,7 +120,7 @@ def test_other_rules_or_sets_are_another_run(sets: list[Path]):
 
 def test_each_set_has_its_own_budget_and_its_own_replacements(sets: list[Path], tmp_path: Path):
     spoilt = pack_clips(tmp_path / "spoilt", [2] * 8, first=200).folder
-    bad = {TarSource(spoilt).entries(0)[0].key}
+    bad = {ShardSource(spoilt).entries(0)[0].key}
     damage(spoilt, bad)
     folders = [sets[0], spoilt]
     with make(folders, quarantine=budget()) as loader:

@@ -11,19 +11,18 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
-from dataloaders.errors import DataError
+from dataloaders.errors import DataError, StorageError
 from dataloaders.index import INDEX_NAME, OWN_INDEX_NAME, read_index
-from dataloaders.mds_source import MdsSource
 from dataloaders.open_source import open_source
 from dataloaders.shard_writer import open_writer
 from dataloaders.shards import pack
 from dataloaders.source import Source
+from dataloaders.storage.check import check_reachable
 from dataloaders.storage.options import StorageOptions
 from tests.dataloaders.loader_fixtures import COUNTS, assert_same, make, take
 from tests.dataloaders.shard_fixtures import (
@@ -163,93 +162,87 @@ def served(packed, tmp_path) -> Iterator[tuple[str, Path, list[str]]]:
     server.server_close()
 
 
-def shards_in(cache: Path) -> list[Path]:
-    return list(cache.glob("mds/*/*.mds"))
-
-
-def test_shards_are_fetched_once_and_the_cache_is_bounded(served, packed, tmp_path):
-    url, _, asked = served
-    local = MdsSource(packed)
-    sizes = [shard.bytes for shard in local.shards]
-    limit = 2 * max(sizes) + 10
-    source = MdsSource(url, StorageOptions(tmp_path / "cache", limit))
-    assert source.fingerprint == local.fingerprint
-    assert source.name == url
-    wanted = [(i, e) for i in range(len(sizes)) for e in source.entries(i)]
-    with ThreadPoolExecutor(4) as pool:  # in shard order, so each is fetched once
-        samples = list(pool.map(lambda pair: source.read(*pair), wanted))
-    assert samples == read_all(local)
-    assert sum(path.stat().st_size for path in shards_in(tmp_path / "cache")) <= limit
-    first = local.shards[0].name
-    assert asked.count(first) == 1
-    read_all(source)
-    assert asked.count(first) == 2  # it was dropped in between
-    asked.clear()
-    last = len(sizes) - 1
-    again = MdsSource(url, StorageOptions(tmp_path / "cache", limit))
-    again.read(last, again.entries(last)[0])
-    assert set(asked) == {OWN_INDEX_NAME, INDEX_NAME}  # the index anew, the shard from the cache
-    with pytest.raises(DataError, match=r"data.cache_gb: 1e-08: the biggest shard"):
-        MdsSource(url, StorageOptions(tmp_path / "cache", 10))
-
-
-def test_a_damaged_copy_is_fetched_again_and_a_damaged_origin_is_named(served, tmp_path):
+def test_at_a_url_shards_are_fetched_once_and_the_cache_is_bounded(served, packed, tmp_path):
     url, folder, asked = served
-    source = MdsSource(url, StorageOptions(tmp_path / "cache"))
-    entry = source.entries(1)[0]
-    expected = source.read(1, entry)
-    (copy,) = shards_in(tmp_path / "cache")
-    _flip(copy, entry.video.offset + 7)
-    asked.clear()
-    assert source.read(1, entry) == expected
-    assert asked == [copy.name]
-    os.truncate(copy, 100)
-    assert source.read(1, entry) == expected
-    sidecar = copy.parent / "index" / source.shards[1].entries_name
-    sidecar.write_text("{}\n")
-    assert MdsSource(url, StorageOptions(tmp_path / "cache")).entries(1) == source.entries(1)
-    _flip(folder / copy.name, entry.video.offset + 7)
-    copy.unlink()
-    with pytest.raises(DataError, match=rf"{copy.name}: fetched .* SHA-256 .* damaged where"):
-        source.read(1, entry)
-    assert not copy.exists()
-    os.truncate(folder / copy.name, 100)
-    with pytest.raises(DataError, match=copy.name):
-        source.read(1, entry)
-
-
-def _flip(path: Path, offset: int) -> None:
-    data = bytearray(path.read_bytes())
-    data[offset] ^= 1
-    path.write_bytes(bytes(data))
-
-
-def test_a_changed_origin_has_a_cache_of_its_own(served, tmp_path):
-    url, folder, _ = served
-    before = MdsSource(url, StorageOptions(tmp_path / "cache"))
-    before.read(0, before.entries(0)[0])
+    local = open_source(packed)
+    limit = 2 * max(shard.bytes for shard in local.shards) + 10
+    options = StorageOptions(tmp_path / "cache", limit)
+    with open_source(url, options) as source:
+        assert source.fingerprint == local.fingerprint
+        assert source.name == url
+        assert read_all(source) == read_all(local)
+        assert sum(path.stat().st_size for path in (tmp_path / "cache").iterdir()) <= limit
+        assert all(asked.count(shard.name) == 1 for shard in local.shards)
+        read_all(source)
+        assert asked.count(local.shards[0].name) == 2  # it was dropped in between
     shutil.rmtree(folder)
     shutil.copytree(pack_clips(tmp_path / "other", [2, 3], format="mds").folder, folder)
-    after = MdsSource(url, StorageOptions(tmp_path / "cache"))
-    assert after.fingerprint != before.fingerprint
-    assert [len(s.record.questions) for s in read_all(after)] == [2, 3]
+    with open_source(url, options) as changed:  # has copies of its own
+        assert [len(sample.record.questions) for sample in read_all(changed)] == [2, 3]
+
+
+@pytest.fixture
+def packed_small(served, packed) -> tuple[str, Path, list[str]]:
+    """The served copy with its shards compressed, as ``MDSWriter`` does it."""
+    import zstd
+
+    url, folder, asked = served
+    index = json.loads((folder / INDEX_NAME).read_text())
+    for row in index["shards"]:
+        raw = folder / row["raw_data"]["basename"]
+        small = zstd.compress(raw.read_bytes())
+        (folder / f"{raw.name}.zstd").write_bytes(small)
+        raw.unlink()
+        row["compression"] = "zstd"
+        row["zip_data"] = {"basename": f"{raw.name}.zstd", "bytes": len(small), "hashes": {}}
+    (folder / INDEX_NAME).write_text(json.dumps(index))
+    return url, folder, asked
+
+
+# streaming leaves closing the compressed file to the garbage collector.
+@pytest.mark.filterwarnings("ignore:unclosed file .*mds.zstd:ResourceWarning")
+def test_compressed_shards_are_unpacked_once_here_and_at_a_url(packed_small, packed, tmp_path):
+    url, folder, asked = packed_small
+    options = StorageOptions(tmp_path / "cache" / "shards", retries=0)
+    for place in (url, folder):
+        with open_source(place, options) as source:
+            assert source.compressed
+            check_reachable(source, options)
+            assert read_all(source) == read_all(open_source(packed))
+            read_all(source)
+    assert max(asked.count(path.name) for path in folder.glob("*.zstd")) == 1
+    assert not list((tmp_path / "cache" / "unpacking").iterdir())
+    shutil.rmtree(tmp_path / "cache")
+    name = source.shards[1].name
+    (folder / f"{name}.zstd").write_bytes(b"no archive")
+    with open_source(url, options) as source:
+        assert read_all_of(source, 0)
+        with pytest.raises(StorageError, match=rf"{name}: cannot be fetched and unpacked"):
+            read_all_of(source, 1)
+
+
+def read_all_of(source: Source, shard: int) -> list:
+    return [source.read(shard, entry) for entry in source.entries(shard)]
 
 
 def test_nothing_there(served, tmp_path):
     url, folder, _ = served
+    options = StorageOptions(tmp_path / "cache", retries=0)
+    (folder / INDEX_NAME).unlink()
+    with pytest.raises(DataError, match=rf"{INDEX_NAME}: cannot be read"):
+        open_source(url, options)
     (folder / OWN_INDEX_NAME).unlink()
-    with pytest.raises(DataError, match=rf"{OWN_INDEX_NAME}: missing.*gcg pack"):
-        MdsSource(url, StorageOptions(tmp_path / "cache"), retries=0)
-    assert list((tmp_path / "cache" / "mds").iterdir()) == []
+    with pytest.raises(DataError, match=rf"{INDEX_NAME}: missing.*gcg pack"):
+        open_source(url, options)
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux's /proc")
-def test_reading_and_fetching_take_no_shared_memory(packed, tmp_path):
+def test_reading_takes_no_shared_memory(packed):
     def shared() -> list[str]:
         lines = Path("/proc/self/maps").read_text().splitlines()
         return sorted(line.split()[-1] for line in lines if "/dev/shm/" in line)
 
     before = shared()
-    source = MdsSource(f"file://{packed}", StorageOptions(tmp_path / "cache"))
+    source = open_source(f"file://{packed}")
     assert len(read_all(source)) == len(COUNTS)
     assert shared() == before

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from dataloaders.errors import StorageError
+from dataloaders.shard_source import ShardSource
 from dataloaders.storage.cache import CacheFullError, NodeCache, RemoteFile
 from dataloaders.storage.options import StorageOptions
-from dataloaders.tar_source import TarSource
 from tests.conftest import ROOT
 from tests.dataloaders.s3_server import S3
 from tests.dataloaders.shard_fixtures import pack_clips
@@ -25,10 +25,10 @@ READ = """
 import sys
 from pathlib import Path
 from dataloaders.storage.options import StorageOptions
-from dataloaders.tar_source import TarSource
+from dataloaders.shard_source import ShardSource
 
 place, cache = sys.argv[1:]
-with TarSource(place, StorageOptions(cache_dir=Path(cache), timeout_s=60)) as source:
+with ShardSource(place, StorageOptions(cache_dir=Path(cache), timeout_s=60)) as source:
     print(source.read(0, source.entries(0)[0]).key)
 """
 
@@ -169,7 +169,7 @@ def test_a_folder_that_cannot_be_used(tmp_path: Path):
 def test_a_full_disk(s3: S3, tmp_path: Path):
     place = s3.upload(pack_clips(tmp_path, [1]).folder, "full")
     options = StorageOptions(cache_dir=tmp_path / "cache", retries=3, backoff_s=0)
-    with TarSource(place, options) as source:
+    with ShardSource(place, options) as source:
         files = source._files
         download = files._download  # type: ignore[attr-defined]
         with pytest.raises(StorageError, match=r"no space left.*data\.cache_dir"):
@@ -202,7 +202,7 @@ def test_a_process_killed_while_downloading_leaves_nothing(s3: S3, tmp_path: Pat
     victim = start(s3, place, tmp_path / "cache")
     assert fault.met.wait(60)
     options = StorageOptions(cache_dir=tmp_path / "cache")
-    with TarSource(place, options) as source, ThreadPoolExecutor(1) as pool:
+    with ShardSource(place, options) as source, ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(source.read, 0, source.entries(0)[0])
         victim.send_signal(signal.SIGKILL)
         victim.communicate()

@@ -11,8 +11,8 @@ from dataloaders.eval_loader import EvalLoader
 from dataloaders.fetch import HostDecoder
 from dataloaders.labels import LabelSet
 from dataloaders.plan import Plan
+from dataloaders.shard_source import ShardSource
 from dataloaders.storage.options import StorageOptions
-from dataloaders.tar_source import TarSource
 from tests.dataloaders.loader_fixtures import COUNTS, FRAMES, SIZE, assert_same, budget, make, take
 from tests.dataloaders.s3_server import S3
 from tests.dataloaders.shard_fixtures import collator, label_all, pack_clips
@@ -21,7 +21,7 @@ from tests.dataloaders.shard_fixtures import collator, label_all, pack_clips
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory) -> Path:
     folder = pack_clips(tmp_path_factory.mktemp("data"), COUNTS).folder
-    label_all(TarSource(folder), FRAMES)
+    label_all(ShardSource(folder), FRAMES)
     return folder
 
 
@@ -51,7 +51,7 @@ def test_the_same_batches_as_from_a_folder(
         remote.close()
         remote.load_state_dict(state)
         assert_same(take(remote, steps - 2), wanted[2:])
-    names = [shard.name for shard in TarSource(packed).shards]
+    names = [shard.name for shard in ShardSource(packed).shards]
     fetched = [s3.proxy.gets(name) for name in names]
     assert sum(fetched) == len(names) + 5  # each once, but for the five that were spoilt
 
@@ -59,7 +59,7 @@ def test_the_same_batches_as_from_a_folder(
 def test_a_small_cache_gives_the_same_batches(
     uploaded: str, packed: Path, options: StorageOptions, caplog: pytest.LogCaptureFixture
 ):
-    sizes = [shard.bytes for shard in TarSource(packed).shards]
+    sizes = [shard.bytes for shard in ShardSource(packed).shards]
     small = StorageOptions(
         cache_dir=options.cache_dir, cache_bytes=3 * max(sizes), retries=3, backoff_s=0.001
     )
@@ -86,17 +86,17 @@ def test_a_shard_that_is_gone_stops_the_run_and_blames_no_clip(
 def test_evaluation_fetches_each_shard_once(
     s3: S3, uploaded: str, packed: Path, options: StorageOptions
 ):
-    def passes(source: TarSource):
+    def passes(source: ShardSource):
         loader = EvalLoader(source, collator(), HostDecoder(SIZE), num_frames=FRAMES)
         with source:
             return [(batch.meta.videos, batch.meta.questions) for batch in loader if batch]
 
-    assert passes(TarSource(uploaded, options)) == passes(TarSource(packed))
-    assert {s3.proxy.gets(shard.name) for shard in TarSource(packed).shards} == {1}
+    assert passes(ShardSource(uploaded, options)) == passes(ShardSource(packed))
+    assert {s3.proxy.gets(shard.name) for shard in ShardSource(packed).shards} == {1}
 
 
 def test_what_a_rank_reads_and_what_comes_next(packed: Path):
-    source = TarSource(packed)
+    source = ShardSource(packed)
     fields = {"seed": 1, "num_streams": 2, "global_batch": 4, "questions_per_visit": 2}
     plan = Plan.for_source(source, **fields, block_shards=2)
     for epoch in (0, 1):

@@ -10,11 +10,10 @@ import pytest
 
 from dataloaders.errors import DataError
 from dataloaders.index import index_path
-from dataloaders.mds_source import MdsSource
-from dataloaders.open_source import format_of, open_source
+from dataloaders.open_source import open_source
 from dataloaders.scan_tar import scan_tar
+from dataloaders.shard_source import ShardSource
 from dataloaders.source import Source
-from dataloaders.tar_source import TarSource
 from tests.dataloaders.shard_fixtures import FORMATS, clip_bytes, pack_clips
 
 
@@ -37,11 +36,7 @@ def test_it_is_a_source_and_reads_every_sample(packed):
 
 
 def test_reading_from_threads_with_few_open_files_and_indexes(packed):
-    with (
-        MdsSource(packed, max_indexed=1)
-        if format_of(packed) == "mds"
-        else TarSource(packed, max_open=1, max_indexed=1)
-    ) as source:
+    with ShardSource(packed, max_open=1, max_indexed=1) as source:
         wanted = _all(source) * 20
         with ThreadPoolExecutor(8) as pool:
             samples = list(pool.map(lambda pair: source.read(*pair), wanted))

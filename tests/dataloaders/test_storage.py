@@ -12,11 +12,11 @@ import pytest
 from dataloaders.errors import DataError, StorageError
 from dataloaders.labels import LabelSet
 from dataloaders.open_source import open_source
+from dataloaders.shard_source import ShardSource
 from dataloaders.source import Source
 from dataloaders.storage.folder import open_folder
 from dataloaders.storage.options import StorageOptions
 from dataloaders.storage.retry import may_pass
-from dataloaders.tar_source import TarSource
 from tests.dataloaders.s3_server import BUCKET, S3, forget_clients, http_server
 from tests.dataloaders.shard_fixtures import clip_bytes, label_all, pack_clips
 
@@ -26,7 +26,7 @@ SHARD = "shard-000001.tar"
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory) -> Path:
     folder = pack_clips(tmp_path_factory.mktemp("data"), [1, 2, 3, 4, 5]).folder
-    label_all(TarSource(folder), 4)
+    label_all(ShardSource(folder), 4)
     return folder
 
 

@@ -16,7 +16,7 @@ from dataloaders.eval_loader import EvalLoader
 from dataloaders.fetch import HostDecoder
 from dataloaders.loader import Loader
 from dataloaders.plan import Plan
-from dataloaders.tar_source import TarSource
+from dataloaders.shard_source import ShardSource
 from dataloaders.time_limit import GivenUpError, TimeLimit, TimeLimitError, TooManyStuckError
 from tests.dataloaders.clips import clip
 from tests.dataloaders.loader_fixtures import FRAMES, SIZE, asked, assert_same, budget, take
@@ -107,7 +107,7 @@ def test_work_that_was_given_up_ends_at_the_next_frame(release):
 
 
 def make(folder: Path, decoder: HostDecoder, **settings) -> Loader:
-    source = TarSource(folder)
+    source = ShardSource(folder)
     plan = Plan.for_source(
         source, seed=0, num_streams=1, global_batch=2, questions_per_visit=8, block_shards=4
     )
@@ -128,7 +128,7 @@ def test_a_stuck_clip_is_replaced_listed_and_not_tried_again(tmp_path, release):
     assert counters["bad"] >= 3
     (row,) = (json.loads(line) for line in path.read_text().splitlines())
     assert (row["data"], row["key"]) == (str(folder), "v003")
-    assert row["shard"] in {shard.name for shard in TarSource(folder).shards}
+    assert row["shard"] in {shard.name for shard in ShardSource(folder).shards}
     assert "data.decode_timeout_s = 2 s" in row["reason"]
 
     # The same bad set without a clock: the same batches.
@@ -145,7 +145,7 @@ def test_a_stuck_clip_is_replaced_listed_and_not_tried_again(tmp_path, release):
 def test_evaluation_counts_its_questions_as_skipped(tmp_path, release):
     folder = pack_clips(tmp_path, [2, 1, 1]).folder
     loader = EvalLoader(
-        TarSource(folder), collator(), StuckDecoder({"v001.mp4"}, release),
+        ShardSource(folder), collator(), StuckDecoder({"v001.mp4"}, release),
         num_frames=FRAMES, decode_timeout_s=LIMIT_S,
     )  # fmt: skip
     videos = {video for batch in loader if batch for video in batch.meta.videos}

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from dataloaders.manifest import read_manifest
-from dataloaders.tar_source import TarSource
+from dataloaders.shard_source import ShardSource
 from launcher.cli import main
 from tests.launcher.conftest import run_tree
 
@@ -119,7 +119,7 @@ def test_pack_leaves_out_a_question_and_transcodes(
     assert "0 clips left out, 1 questions left out, see" in capsys.readouterr().out
     (bad,) = (json.loads(line) for line in (out / "quarantine.jsonl").read_text().splitlines())
     assert (bad["place"], bad["question"]) == (f"{manifest}:1", row["questions"][0]["id"])
-    with TarSource(out) as source:
+    with ShardSource(out) as source:
         record = source.read_record(0, source.entries(0)[0])
     assert min(record.width or 0, record.height or 0) == 32
     assert (record.transcoded or "").startswith("short-side=32,gop=8,codec=h264")

@@ -8,7 +8,7 @@ import torch
 
 from dataloaders.errors import DataError
 from dataloaders.labels import LabelSet
-from dataloaders.tar_source import TarSource
+from dataloaders.shard_source import ShardSource
 from gcg.build import encoder_fingerprint
 from gcg.config import GCGConfig
 from gcg.labels import STRATEGIES, make_strategy
@@ -20,7 +20,7 @@ FRAMES, MOMENTS = MODEL_CONFIG.num_frames, MODEL_CONFIG.num_moments
 
 
 def test_every_question_gets_a_label(packed: Path) -> None:
-    source, labels = TarSource(packed / "train"), LabelSet(packed / "train" / "labels" / "topk")
+    source, labels = ShardSource(packed / "train"), LabelSet(packed / "train" / "labels" / "topk")
     labels.check(
         encoder=encoder_fingerprint(MODEL_CONFIG),
         num_frames=FRAMES,

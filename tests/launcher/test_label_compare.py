@@ -12,8 +12,8 @@ import torch
 
 from dataloaders.labels import LabelSet
 from dataloaders.manifest import Question, read_manifest
+from dataloaders.shard_source import ShardSource
 from dataloaders.shards import pack
-from dataloaders.tar_source import TarSource
 from gcg.config import GCGConfig
 from gcg.gaussian import StepTimeline, mixture_log_weights
 from gcg.labels import STRATEGIES, make_strategy
@@ -43,7 +43,7 @@ def test_every_strategy_is_there(figures: dict) -> None:
 def test_figures_are_those_of_the_written_labels(packed: Path, figures: dict) -> None:
     """Counted from the label files and the manifest, question by question."""
     train = packed / "train"
-    source = TarSource(train)
+    source = ShardSource(train)
     for name in ("topk", "contrast"):
         made = label_data(train, CONFIG, strategy=make_strategy(name))
         labels = LabelSet(made.folder)

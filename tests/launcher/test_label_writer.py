@@ -15,7 +15,7 @@ import pytest
 
 from dataloaders.errors import DataError
 from dataloaders.labels import LabelSet
-from dataloaders.tar_source import TarSource
+from dataloaders.shard_source import ShardSource
 from gcg.config import GCGConfig
 from gcg.description import describe
 from launcher.describe import LLMWriter, TemplateWriter, make_writer
@@ -29,10 +29,10 @@ CONFIG = GCGConfig(**MODEL)
 WRITE = """
 import sys
 from pathlib import Path
-from dataloaders.tar_source import TarSource
+from dataloaders.shard_source import ShardSource
 from launcher.describe import LLMWriter
 data = Path(sys.argv[2])
-LLMWriter(sys.argv[1], batch=12).prepare(data, TarSource(data), lambda count, total: None)
+LLMWriter(sys.argv[1], batch=12).prepare(data, ShardSource(data), lambda count, total: None)
 """
 
 
@@ -50,7 +50,7 @@ def data(packed: Path, tmp_path: Path) -> Path:
 
 
 def prepare(writer: LLMWriter, data: Path) -> list[str]:
-    source = TarSource(data)
+    source = ShardSource(data)
     try:
         return writer.prepare(data, source, lambda count, total: None)
     finally:
@@ -63,7 +63,7 @@ def kept(data: Path) -> Path:
 
 
 def questions(data: Path) -> list[tuple[str, str, str]]:
-    source = TarSource(data)
+    source = ShardSource(data)
     try:
         return [
             (question.id, question.question, question.answer)
@@ -173,7 +173,7 @@ def test_what_is_accepted_becomes_the_description(data: Path, llm: str) -> None:
     made = label_data(data, CONFIG, writer=LLMWriter(llm), name="llm")
     expected = {(row["question"], row["answer"]): row["output"] for row in rows[1:]}
     assert made.lines[0].startswith(f"descriptions: {len(expected)} of {len(rows)}")
-    labels, source = LabelSet(made.folder), TarSource(data)
+    labels, source = LabelSet(made.folder), ShardSource(data)
     for number, shard in enumerate(source.shards):
         for entry in source.entries(number):
             video = source.read_record(number, entry)

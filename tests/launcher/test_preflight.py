@@ -70,7 +70,7 @@ def test_an_index_that_does_not_fit_its_tar(make_config: MakeConfig, packed: Pat
     tar = next(data.glob("*.tar"))
     tar.write_bytes(tar.read_bytes() + b"\0" * 512)
     line = one_line(make_config(data={"train": str(data)}))
-    assert "the index does not fit its tar" in line
+    assert "the index does not fit its shard" in line
 
 
 def test_too_few_shards_for_the_streams(make_config: MakeConfig):

@@ -1,4 +1,8 @@
-"""Reading WebDataset tars by their sidecar index: a `pread` and a checksum a sample."""
+"""Reading shards by their sidecar index: a `pread` and a checksum a sample, whatever the format.
+
+Our index says where in a shard's file the bytes of a clip and of its record begin. That is all it
+takes, so WebDataset tars and MDS shards are read by the same code.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,6 @@ from pydantic import ValidationError
 from dataloaders.errors import DataError, StorageError
 from dataloaders.feature_info import FeatureInfo
 from dataloaders.index import (
-    DatasetIndex,
     Member,
     SampleEntry,
     ShardInfo,
@@ -24,6 +27,7 @@ from dataloaders.index import (
     read_index,
 )
 from dataloaders.manifest import Video, describe
+from dataloaders.mds_compressed import compressed, unpacked_shards
 from dataloaders.recover import rebuild_entries
 from dataloaders.source import Sample
 from dataloaders.storage.folder import LocalFolder, open_folder
@@ -35,27 +39,26 @@ logger = logging.getLogger(__name__)
 _REMEDY = "repair it with `gcg inspect SHARDS --repair OUT`, or run `gcg pack` again"
 
 
-class TarSource:
-    """A folder of WebDataset tars with the sidecar index that ``pack`` writes.
+class ShardSource:
+    """A folder of shards with the index that ``pack`` or ``gcg index`` writes.
 
-    At a URL, a tar is fetched whole into the node's cache when a sample of it is read, or before
-    (``prefetch``), and read from there.
+    At a URL, a shard is fetched whole into the node's cache when a sample of it is read, or before
+    (``prefetch``), and read from there; so is one that lies there compressed, also in a folder.
 
     Args:
         place: where ``index.json`` lies, a path or a URL.
         storage: settings for a URL.
-        index: what ``index.json`` says, if it was read already.
-        max_open: local tars kept open at a time.
+        max_open: local shards kept open at a time.
         max_indexed: shards whose index is kept in memory; the rest is read again when needed. A
             rank draws from its streams times ``block_shards`` shards at a time; keep more.
         retries: how often an operating-system error (a network file system's hiccup) is tried
             again before it is raised, waiting 0.1 s, 0.2 s, ... between.
-        max_lost_share: the share of samples, 0..1, that may lie in tars which are missing or not
-            the size their index says. Such tars are warned of, and what cannot be read of them is
-            refused sample by sample.
+        max_lost_share: the share of samples, 0..1, that may lie in shards which are missing or
+            not the size their index says. Such shards are warned of, and what cannot be read of
+            them is refused sample by sample.
 
     Raises:
-        DataError: no index, no shards, or a larger share in damaged local tars.
+        DataError: no index, no shards, or a larger share in damaged local shards.
         StorageError: a URL that cannot be reached.
     """
 
@@ -64,23 +67,24 @@ class TarSource:
         place: str | os.PathLike[str],
         storage: StorageOptions | None = None,
         *,
-        index: DatasetIndex | None = None,
         max_open: int = 64,
         max_indexed: int = 256,
         retries: int = 2,
         max_lost_share: float = 0.0,
     ):
         self._place = open_folder(place, storage)
-        self._index = read_index(self._place) if index is None else index
+        self._index = read_index(self._place)
         self._fingerprint = self._index.fingerprint
-        if isinstance(self._place, LocalFolder):
-            self._check_sizes(self._place.path, max_lost_share)
-        self._files = open_shards(
-            self._place,
-            [(shard.name, shard.bytes, shard.sha256) for shard in self._index.shards],
-            max_open=max_open,
-            warm=self.entries,
-        )
+        files = [(shard.name, shard.bytes, shard.sha256) for shard in self._index.shards]
+        packed = compressed(self._place) if self._index.format == "mds" else {}
+        self.compressed = bool(packed)  # they lie there in another form than the index describes
+        if packed:
+            options = storage or StorageOptions()
+            self._files = unpacked_shards(self._place, files, packed, options, self.entries)
+        else:
+            if isinstance(self._place, LocalFolder):
+                self._check_sizes(self._place.path, max_lost_share)
+            self._files = open_shards(self._place, files, max_open=max_open, warm=self.entries)
         self._retries = retries
         self._max_indexed = max_indexed
         self._entries: OrderedDict[int, list[SampleEntry]] = OrderedDict()
@@ -129,7 +133,7 @@ class TarSource:
         except StorageError:
             raise
         except DataError as fault:
-            if not isinstance(self._place, LocalFolder):
+            if not isinstance(self._place, LocalFolder) or self._index.format != "wds":
                 raise
             entries = rebuild_entries(self._place.path, info, fault)
         with self._lock:
@@ -213,10 +217,10 @@ class TarSource:
         raise AssertionError("unreachable")
 
     def close(self) -> None:
-        """Close the open tars; a later read opens them again."""
+        """Close the open shards; a later read opens them again."""
         self._files.close()
 
-    def __enter__(self) -> TarSource:
+    def __enter__(self) -> ShardSource:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -230,7 +234,7 @@ def _fault(path: Path, shard: ShardInfo) -> str | None:
         return f"{path}: in the index but {error.strerror}"
     if size == shard.bytes:
         return None
-    return f"{path}: {size} bytes, its index says {shard.bytes}: the index does not fit its tar"
+    return f"{path}: {size} bytes, its index says {shard.bytes}: the index does not fit its shard"
 
 
 def _is_whole(data: bytes, member: Member) -> bool:

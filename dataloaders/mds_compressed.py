@@ -1,0 +1,116 @@
+"""MDS shards that lie compressed: fetched and unpacked by streaming's own code into the cache."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dataloaders.errors import DataError, StorageError
+from dataloaders.index import INDEX_NAME, sha256_of
+from dataloaders.location import join
+from dataloaders.storage.cache import RemoteFile
+from dataloaders.storage.folder import Folder, LocalFolder
+from dataloaders.storage.options import StorageOptions
+from dataloaders.storage.shard_files import CachedShards, ShardFiles
+
+_REMEDY = "run `gcg pack` again, or `gcg index` where the shards come from elsewhere"
+
+
+def compressed(place: Folder) -> dict[str, Any]:
+    """The rows of streaming's ``index.json`` by shard, if any shard is there compressed only.
+
+    Raises:
+        DataError: the index is missing or damaged.
+        StorageError: its URL cannot be reached.
+    """
+    path = place.at(INDEX_NAME)
+    try:
+        rows = json.loads(place.read(INDEX_NAME))["shards"]
+        found = {row["raw_data"]["basename"]: row for row in rows}
+        packed = [name for name, row in found.items() if row["zip_data"]]
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot be read ({error.strerror or 'missing'}); {_REMEDY}"
+        ) from None
+    except StorageError:
+        raise
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: not an MDS index ({error!r}); {_REMEDY}") from None
+    if isinstance(place, LocalFolder):  # one that was unpacked here is read where it lies
+        packed = [name for name in packed if not (place.path / name).exists()]
+    return found if packed else {}
+
+
+def unpacked_shards(
+    place: Folder,
+    files: Sequence[tuple[str, int, str]],
+    rows: Mapping[str, Any],
+    options: StorageOptions,
+    warm: Callable[[int], object],
+) -> ShardFiles:
+    """Shards as they are when unpacked, in the node's cache.
+
+    Args:
+        files: name, bytes and SHA-256 of each unpacked shard.
+        rows: of streaming's index, by name.
+        warm: as of ``CachedShards``.
+
+    Raises:
+        DataError: a shard that streaming's index does not have, or the package is missing.
+    """
+    missing = [name for name, _, _ in files if name not in rows]
+    if missing:
+        raise DataError(f"{place.at(INDEX_NAME)}: has no {missing[0]}; {_REMEDY}")
+    remote = [
+        RemoteFile(join(place.location, *name.split("/")), size, sha256)
+        for name, size, sha256 in files
+    ]
+    by_url = {file.url: rows[name] for file, (name, _, _) in zip(remote, files, strict=True)}
+    return CachedShards(remote, options, _Unpacker(place.location, by_url, options), warm)
+
+
+class _Unpacker:
+    """Fetches a shard, unpacks it and verifies it."""
+
+    def __init__(self, location: str, rows: Mapping[str, Any], options: StorageOptions):
+        self._location = location
+        self._rows = rows
+        self._options = options
+        self.stop = threading.Event()  # streaming's downloads cannot be ended early
+
+    def __call__(self, file: RemoteFile, path: Path) -> None:
+        from dataloaders import mds_library as mds
+
+        # What a killed run left here is cleared by the next to fetch the same shard.
+        work = self._options.cache_dir.parent / "unpacking" / file.cached_name
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True)
+        try:
+            arrived = mds.fetch_shard(
+                self._location,
+                work,
+                self._rows[file.url],
+                retries=self._options.retries,
+                timeout=self._options.timeout_s,
+            )
+            size, digest = arrived.stat().st_size, sha256_of(arrived)
+            if (size, digest) != (file.bytes, file.sha256):
+                raise StorageError(
+                    f"{file.url}: unpacked to {size} bytes with SHA-256 {digest[:16]}…, its index "
+                    f"says {file.bytes} with {(file.sha256 or '')[:16]}…; upload it again, or "
+                    f"{_REMEDY}"
+                )
+            arrived.replace(path)
+        except (DataError, MemoryError):
+            raise
+        except Exception as error:  # each store and each compression has errors of its own
+            raise StorageError(
+                f"{file.url}: cannot be fetched and unpacked ({type(error).__name__}: {error}); "
+                "check the address, the network and the credentials"
+            ) from None
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
