@@ -17,8 +17,6 @@ from dataloaders.index import (
     DatasetIndex,
     SampleEntry,
     ShardInfo,
-    index_path,
-    read_index,
     write_atomic,
     write_index,
 )
@@ -26,7 +24,7 @@ from dataloaders.ingest import BadVideo, Clip, sample_key
 from dataloaders.labels import META_NAME, LabelSet, write_labels
 from dataloaders.location import is_url
 from dataloaders.open_source import format_of, open_source
-from dataloaders.out_folder import clear
+from dataloaders.out_folder import ShardTotals, clear, reusable
 from dataloaders.shard_writer import LARGEST_LIMIT, open_writer
 from dataloaders.shards import QUARANTINE_NAME
 from dataloaders.source import Source
@@ -35,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class ConvertReport:
+class ConvertReport(ShardTotals):
     """What converting did. ``labels`` are the label sets that were copied."""
 
     folder: Path
@@ -43,14 +41,6 @@ class ConvertReport:
     bad: tuple[BadVideo, ...] = ()
     labels: tuple[str, ...] = ()
     reused: bool = False
-
-    @property
-    def num_samples(self) -> int:
-        return sum(shard.num_samples for shard in self.shards)
-
-    @property
-    def num_questions(self) -> int:
-        return sum(shard.num_questions for shard in self.shards)
 
 
 def convert(
@@ -90,9 +80,9 @@ def convert(
     with open_source(place) as source:
         text = json.dumps(["convert", source.fingerprint, format])
         made_of = hashlib.sha256(text.encode()).hexdigest()[:32]
-        done = _reuse(out, made_of, overwrite)
+        done = reusable(out, made_of, overwrite)
         if done is not None:
-            return done
+            return ConvertReport(out, done.shards, reused=True)
         clear(out)
         shards, origins, bad = _write(source, out, format, threads, progress)
         if not shards:
@@ -103,24 +93,6 @@ def convert(
         write_atomic(out / QUARANTINE_NAME, "".join(_quarantine_line(out, b) for b in bad))
     write_index(out, index)
     return ConvertReport(out, tuple(shards), tuple(bad), tuple(labels))
-
-
-def _reuse(out: Path, made_of: str, overwrite: bool) -> ConvertReport | None:
-    if not index_path(out).exists():
-        return None
-    try:
-        index = read_index(out)
-        whole = all((out / s.name).stat().st_size == s.bytes for s in index.shards)
-    except (DataError, OSError):
-        index, whole = None, False
-    if index is not None and index.input_fingerprint == made_of:
-        return ConvertReport(out, index.shards, reused=True) if whole else None
-    if not overwrite:
-        raise DataError(
-            f"{out}: already holds shards made from something else; choose an empty folder, or "
-            "pass --overwrite"
-        )
-    return None
 
 
 def _write(

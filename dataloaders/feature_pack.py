@@ -19,16 +19,14 @@ from dataloaders.errors import DataError
 from dataloaders.feature_info import Dtype, FeatureInfo
 from dataloaders.features import SUFFIX, VideoFeatures, pack_features
 from dataloaders.index import (
-    INDEX_NAME,
     DatasetIndex,
     ShardInfo,
-    read_index,
     write_index,
 )
 from dataloaders.ingest import BadVideo, Clip, sample_key
 from dataloaders.left_out import QUARANTINE_NAME, write_quarantine
 from dataloaders.manifest import Video
-from dataloaders.out_folder import clear
+from dataloaders.out_folder import clear, reusable
 from dataloaders.shard_writer import TarShardWriter
 from dataloaders.shards import PackReport
 
@@ -82,15 +80,9 @@ def pack_feature_files(
         )
     shard_bytes = min(shard_bytes, max(1, sum(sizes) // min_shards))
     fingerprint = _input_fingerprint(videos, files, [_VERSION, shard_bytes, encoder, dtype])
-    if (out / INDEX_NAME).exists():
-        index = read_index(out)
-        if index.input_fingerprint == fingerprint:
-            return PackReport(out, index.shards, reused=True, fingerprint=fingerprint)
-        if not overwrite:
-            raise DataError(
-                f"{out}: already holds shards of another input; choose an empty folder, or pass "
-                "--overwrite"
-            )
+    done = reusable(out, fingerprint, overwrite)
+    if done is not None:
+        return PackReport(out, done.shards, reused=True, fingerprint=fingerprint)
     clear(out)
     shards, info, bad = _write_shards(files, videos, out, dtype, encoder, shard_bytes, progress)
     write_quarantine(out, bad)

@@ -25,6 +25,7 @@ from dataloaders.index import (
 )
 from dataloaders.index_journal import Done, Journal
 from dataloaders.index_shard import BadFound, ShardFile, index_shard
+from dataloaders.out_folder import ShardTotals
 from dataloaders.records import Records
 from dataloaders.shards import QUARANTINE_NAME
 
@@ -34,7 +35,7 @@ _STAGE = "index"
 
 
 @dataclass(frozen=True)
-class IndexReport:
+class IndexReport(ShardTotals):
     """What indexing did. ``kept`` shards were indexed before and have not changed since."""
 
     folder: Path
@@ -42,14 +43,6 @@ class IndexReport:
     shards: tuple[ShardInfo, ...]
     bad: tuple[BadFound, ...]
     kept: int
-
-    @property
-    def num_samples(self) -> int:
-        return sum(shard.num_samples for shard in self.shards)
-
-    @property
-    def num_questions(self) -> int:
-        return sum(shard.num_questions for shard in self.shards)
 
 
 def index_folder(

@@ -2,15 +2,68 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 
-from dataloaders.index import INDEX_NAME, OWN_INDEX_NAME, ShardInfo
+from dataloaders.errors import DataError
+from dataloaders.index import (
+    INDEX_NAME,
+    OWN_INDEX_NAME,
+    DatasetIndex,
+    ShardInfo,
+    index_path,
+    read_index,
+)
 from dataloaders.journal import JOURNAL_NAME
 from dataloaders.left_out import QUARANTINE_NAME
 
+logger = logging.getLogger(__name__)
+
 _SHARDS = ("shard-*.tar", "shard.*.mds", "shard[-.]*.index.jsonl")
 _OURS = (*_SHARDS, "*.partial", QUARANTINE_NAME, JOURNAL_NAME)
+
+
+class ShardTotals:
+    """What reports about shards count alike."""
+
+    shards: tuple[ShardInfo, ...]
+
+    @property
+    def num_samples(self) -> int:
+        return sum(shard.num_samples for shard in self.shards)
+
+    @property
+    def num_questions(self) -> int:
+        return sum(shard.num_questions for shard in self.shards)
+
+
+def reusable(out: Path, made_of: str, overwrite: bool) -> DatasetIndex | None:
+    """The index of a folder that holds what is to be written already, whole.
+
+    Args:
+        made_of: the input's fingerprint.
+
+    Raises:
+        DataError: it holds something else, which only ``overwrite`` may replace.
+    """
+    if not index_path(out).exists():
+        return None
+    try:
+        index = read_index(out)
+        whole = all((out / s.name).stat().st_size == s.bytes for s in index.shards)
+    except (DataError, OSError):
+        index, whole = None, False
+    if index is not None and index.input_fingerprint == made_of:
+        if whole:
+            return index
+        logger.warning("%s: shards are missing or damaged: written again", out)
+    elif not overwrite:
+        raise DataError(
+            f"{out}: already holds shards made from another input or with other settings; choose "
+            "an empty folder, or pass --overwrite"
+        )
+    return None
 
 
 def clear(out: Path, keep: Iterable[ShardInfo] = ()) -> None:

@@ -21,8 +21,6 @@ from dataloaders.errors import DataError
 from dataloaders.index import (
     DatasetIndex,
     ShardInfo,
-    index_path,
-    read_index,
     write_index,
 )
 from dataloaders.ingest import INGEST_TIMEOUT_S, BadVideo, Ingest, prepare_all, resolve
@@ -30,7 +28,7 @@ from dataloaders.journal import Finished, Journal
 from dataloaders.layout import check_minimum
 from dataloaders.left_out import QUARANTINE_NAME, read_quarantine, write_quarantine
 from dataloaders.manifest import Video
-from dataloaders.out_folder import clear
+from dataloaders.out_folder import ShardTotals, clear, reusable
 from dataloaders.shard_writer import open_writer
 from dataloaders.transcode import TranscodeSettings
 
@@ -41,7 +39,7 @@ _SAMPLED_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
-class PackReport:
+class PackReport(ShardTotals):
     """What packing did. ``reused`` says that the folder already held exactly this, ``resumed`` how
     many shards an attempt that was interrupted had left whole."""
 
@@ -52,14 +50,6 @@ class PackReport:
     reused: bool = False
     resumed: int = 0
     fingerprint: str = ""
-
-    @property
-    def num_samples(self) -> int:
-        return sum(shard.num_samples for shard in self.shards)
-
-    @property
-    def num_questions(self) -> int:
-        return sum(shard.num_questions for shard in self.shards)
 
 
 def pack(
@@ -116,10 +106,9 @@ def pack(
         most = max(1, len(rows) // min_shards) if min_shards > 1 else None
         layout = Layout(format, shard_bytes, most)
     fingerprint = _input_fingerprint(rows, ingest, layout)
-    if index_path(out).exists():
-        done = _reuse(out, fingerprint, overwrite)
-        if done is not None:
-            return done
+    done = reusable(out, fingerprint, overwrite)
+    if done is not None:
+        return PackReport(out, done.shards, *read_quarantine(out), True, 0, fingerprint)
     journal = Journal(out, fingerprint)
     # MDSWriter begins at shard 0: an interrupted pack of MDS begins anew.
     kept = journal.read() if format == "wds" else Finished()
@@ -255,22 +244,3 @@ def _input_fingerprint(rows: list[Video], ingest: Ingest, layout: Layout) -> str
         except (OSError, DataError):
             digest.update(b"missing")
     return digest.hexdigest()[:32]
-
-
-def _reuse(out: Path, fingerprint: str, overwrite: bool) -> PackReport | None:
-    try:
-        index = read_index(out)
-        whole = all((out / s.name).stat().st_size == s.bytes for s in index.shards)
-    except (DataError, OSError):
-        index, whole = None, False
-    if index is not None and index.input_fingerprint == fingerprint:
-        if whole:
-            return PackReport(out, index.shards, *read_quarantine(out), True, 0, fingerprint)
-        logger.warning("%s: shards are missing or damaged: packing again", out)
-        return None
-    if not overwrite:
-        raise DataError(
-            f"{out}: already holds shards packed from another input or with other settings; "
-            "choose an empty folder, or pass --overwrite"
-        )
-    return None

@@ -85,7 +85,7 @@ def test_what_is_refused(tars, tmp_path):
     with pytest.raises(DataError, match="no such folder"):
         to("mds", tmp_path / "nowhere", tmp_path / "out")
     other = pack_clips(tmp_path, [1, 2]).folder
-    with pytest.raises(DataError, match=r"made from something else.*--overwrite"):
+    with pytest.raises(DataError, match=r"made from another input.*--overwrite"):
         convert(tars, other, source_format="wds", format="wds")
     report = convert(tars, other, source_format="wds", format="wds", overwrite=True)
     assert shard_bytes(report.folder) == shard_bytes(tars)
