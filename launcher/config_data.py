@@ -91,6 +91,9 @@ class DataSection(Section):
     @field_validator("mixture")
     @classmethod
     def _one_kind_of_rule(cls, mixture: tuple[TrainSet, ...]) -> tuple[TrainSet, ...]:
+        places = [each.place.rstrip("/") for each in mixture]
+        if len(set(places)) < len(places):
+            raise ValueError("a place is listed twice; list it once, with repeat or weight")
         weighted = [each.weight is not None for each in mixture]
         if any(weighted) and not all(weighted):
             raise ValueError("some sets have a weight and some have none; give all one, or none")

@@ -82,6 +82,14 @@ def budget(config: RunConfig, each: TrainSet) -> Budget:
     )
 
 
+def mixture_budgets(config: RunConfig, source: Source) -> dict[str, Budget]:
+    """Of the parts of a mixture, by the names that their bad samples go under."""
+    if not isinstance(source, MixedSource):
+        return {}
+    pairs = zip(source.parts, config.data.sets, strict=True)
+    return {part.name: budget(config, each) for part, each in pairs}
+
+
 def build_plan(config: RunConfig, source: Source) -> Plan | MixturePlan:
     """The order of the run's batches.
 
@@ -176,7 +184,7 @@ def build_loader(
             quarantine,
             max_bad_share=data.max_bad_share,
             max_consecutive=data.max_consecutive_bad,
-            budgets={each.place: budget(config, each) for each in data.mixture},
+            budgets=mixture_budgets(config, source),
         ),
         decode_threads=data.decode_threads,
         decode_timeout_s=data.decode_timeout_s,

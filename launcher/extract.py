@@ -70,6 +70,11 @@ def extract(
         ModelError: the encoder's weights are not to be had.
     """
     folder: str | None = getattr(config.data, split)
+    if folder is None and split == "train" and config.data.mixture:
+        raise DataError(
+            "data.mixture: several sets: features are made one set at a time; name each with "
+            "--set data.mixture=[] --set data.train=PLACE"
+        )
     if folder is None:
         raise DataError(f"data.{split} = null: nothing to extract; name a packed folder")
     # The run file may be the one that reads the features that are to be made.

@@ -7,15 +7,16 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from launcher.doctor.finding import Finding, Options
+
+if TYPE_CHECKING:
+    from dataloaders.shard_source import ShardSource
 
 _MIB, _GIB = 1 << 20, 1 << 30
 _WRITTEN = 64 * _MIB
 _SLOW_MIB_S, _LEAST_FREE = 100.0, 10 * _GIB
-_READ_AT_MOST = 8 * _MIB
-_CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_PROFILE", "AWS_ENDPOINT_URL", "AWS_ROLE_ARN",
-                "AWS_WEB_IDENTITY_TOKEN_FILE")  # fmt: skip
 _DATA_MATTERS = "Every worker reads its shards there, all the time."
 
 
@@ -54,88 +55,49 @@ def _write_rate(folder: Path) -> float:
 
 
 def data(options: Options) -> Iterator[Finding]:
-    """The packed data set of --data: its index, and its first clip, read and decoded."""
-    from dataloaders.location import is_url
-
-    if options.data is None:
-        return
-    if is_url(options.data):
-        reached = _reach(options.data)
-        yield reached
-        if reached.state == "failed":
-            return
-    yield _first_clip(options.data)
-
-
-def _reach(url: str) -> Finding:
-    """The index and the head of the first shard by fsspec: address, credentials, permission."""
-    import json
-
-    import fsspec
-
-    from dataloaders.location import join
-
-    scheme = url.partition("://")[0]
-    try:
-        files, path = fsspec.core.url_to_fs(url)
-        began = time.perf_counter()
-        index = json.loads(files.cat_file(join(path, "index.json")))
-        first_s = time.perf_counter() - began
-        shard = index["shards"][0]
-        began = time.perf_counter()
-        head = files.cat_file(join(path, shard["name"]), 0, min(_READ_AT_MOST, shard["bytes"]))
-        rate = len(head) / _MIB / max(1e-9, time.perf_counter() - began)
-    except Exception as error:  # every file system has its own
-        return Finding(
-            "data access", "failed", f"{url}: {_said(error)}", _DATA_MATTERS, _advice(error, scheme)
-        )
-    return Finding(
-        "data access",
-        "ok",
-        f"{url}: index in {first_s:.2f} s, then {len(head) / _MIB:.1f} MiB at {rate:.0f} MiB/s",
-    )
-
-
-def _said(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}"[:300] if text else type(error).__name__
-
-
-def _advice(error: BaseException, scheme: str) -> str:
-    if isinstance(error, ImportError):
-        return f"pip install the fsspec package for {scheme}:// (s3fs for s3://)"
-    if isinstance(error, FileNotFoundError):
-        return "the address must be that of a folder with index.json, as `gcg pack` writes it"
-    there = [name for name in _CREDENTIALS if os.environ.get(name)]
-    known = f"set here: {', '.join(there)}" if there else f"not set: {', '.join(_CREDENTIALS)}"
-    advice = "see that the host can be reached from here and that this user may list and read"
-    return f"{advice}; {known}" if scheme == "s3" else advice
-
-
-def _first_clip(place: str) -> Finding:
+    """The packed data set of --data, through the code that training reads it with: its index, its
+    shards where they lie at a URL, and its first sample, read and decoded."""
     from dataloaders.errors import DataError
+    from dataloaders.location import is_url
+    from dataloaders.open_source import open_source
+    from dataloaders.storage.check import check_reachable
+    from dataloaders.storage.options import StorageOptions
+
+    place = options.data
+    if place is None:
+        return
+    storage = StorageOptions(retries=0)
+    name = "data access" if is_url(place) else "data"
+    try:
+        began = time.perf_counter()
+        with open_source(place, storage) as source:
+            if is_url(place):
+                check_reachable(source, storage)
+                took = time.perf_counter() - began
+                found = f"{place}: the index and the first and last shard answer in {took:.2f} s"
+                yield Finding(name, "ok", found)
+                name = "data"
+            yield Finding(name, "ok", f"{place}: {_first_sample(source)}")
+    except (DataError, OSError) as error:
+        said = " ".join(str(error).split())
+        yield Finding(name, "failed", said, _DATA_MATTERS, "see what it names")
+
+
+def _first_sample(source: ShardSource) -> str:
+    """What the data set holds, once its first sample was read and, if it is a clip, decoded."""
     from dataloaders.fetch import HostDecoder
     from dataloaders.frames import uniform_indices
-    from dataloaders.open_source import open_source
 
-    try:
-        with open_source(place) as source:
-            entry = source.entries(0)[0]
-            sample = source.read(0, entry)
-            shown = HostDecoder(64)(
-                sample.video_bytes,
-                uniform_indices(entry.frame_count, 4),
-                frame_count=entry.frame_count,
-                name=entry.video.name,
-            )
-            shards = source.shards
-            return Finding(
-                "data",
-                "ok",
-                f"{place}: {sum(shard.num_samples for shard in shards)} clips in {len(shards)} "
-                f"shards; {entry.key} read and {len(shown.times)} frames of it decoded",
-            )
-    except (DataError, OSError) as error:
-        return Finding(
-            "data", "failed", " ".join(str(error).split()), _DATA_MATTERS, "see what it names"
-        )
+    entry = source.entries(0)[0]
+    sample = source.read(0, entry)
+    shards = source.shards
+    holds = f"{sum(shard.num_samples for shard in shards)} samples in {len(shards)} shards"
+    if source.features is not None:
+        return f"{holds}; the features of {entry.key} read"
+    shown = HostDecoder(64)(
+        sample.video_bytes,
+        uniform_indices(entry.frame_count, 4),
+        frame_count=entry.frame_count,
+        name=entry.video.name,
+    )
+    return f"{holds}; {entry.key} read and {len(shown.times)} frames of it decoded"

@@ -259,6 +259,7 @@ def test_any_override_is_applied_or_explained(text: str):
             {"mixture": [{"place": "a", "weight": 2}, {"place": "b", "weight": 1, "repeat": 2}]},
             "some a repeat",
         ),
+        ({"mixture": [{"place": "a"}, {"place": "a/"}]}, "listed twice"),
         ({"mixture": [{"place": "a", "repeat": 0}]}, "must be greater than 0"),
         ({"mixture": [{"plaice": "a"}]}, "plaice"),
     ],

@@ -171,11 +171,12 @@ def test_data_at_a_url(packed: Path, serve: Callable[[Path], str]) -> None:
     done = subprocess.run(
         [*COMMAND, "data", "--data", url], cwd=ROOT, capture_output=True, text=True, check=False
     )
-    access = json.loads(done.stdout)["findings"][0]
+    access, data = json.loads(done.stdout)["findings"]
     assert (access["check"], access["state"]) == ("data access", "ok"), access
+    assert (data["check"], data["state"]) == ("data", "ok"), data
     row = doctor("data", "--data", f"{url}/nowhere", expect=1)["data access"]
-    assert "FileNotFoundError" in row["found"]
-    assert "index.json" in row["remedy"]
+    assert "index.json: missing" in row["found"]
+    assert "gcg pack" in row["found"]
 
 
 def test_a_url_that_refuses() -> None:
@@ -184,7 +185,7 @@ def test_a_url_that_refuses() -> None:
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}/data"
         row = doctor("data", "--data", url, expect=1)["data access"]
-    assert row["found"].startswith(f"{url}: ")
+    assert row["found"].startswith(f"{url}/")
     assert "onnect" in row["found"]
     row = doctor("data", "--data", "nonsense://bucket/data", expect=1)["data access"]
     assert "nonsense" in row["found"]
