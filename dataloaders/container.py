@@ -121,6 +121,11 @@ def looks_of(frame: VideoFrame) -> FrameLooks:
     return FrameLooks(frame.width, frame.height, frame.rotation, frame.format.name)
 
 
+def quarter_turns(looks: FrameLooks) -> int:
+    """Degrees, 0, 90, 180 or 270, by which a player turns the frames counter-clockwise."""
+    return round(looks.rotation / 90) % 4 * 90
+
+
 def decode_all(
     data: bytes, visit: Callable[[int, VideoFrame], None] | None = None, *, name: str = ""
 ) -> VideoInfo:
@@ -222,7 +227,7 @@ def build_info(
         width=looks.width,
         height=looks.height,
         frame_count=len(pts),
-        rotation=round(looks.rotation / 90) % 4 * 90,
+        rotation=quarter_turns(looks),
         duration=duration,
         fps=len(pts) / duration,
         pixel_format=looks.pixel_format,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import av.error
@@ -17,20 +18,23 @@ from av.video.reformatter import VideoReformatter
 from dataloaders.bitstream import Unprovable
 from dataloaders.container import (
     FrameLooks,
-    VideoInfo,
     build_info,
     decode_all,
     decode_strictly,
     looks_of,
     open_clip,
+    quarter_turns,
 )
 from dataloaders.errors import DataError
 from dataloaders.packet_index import PacketIndex, packet_index
+from dataloaders.sample_table import sparse_index
 from dataloaders.time_limit import end_if_given_up
 
 if TYPE_CHECKING:
+    from av.container import InputContainer
     from av.video.codeccontext import VideoCodecContext
     from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
 
 
 @dataclass(frozen=True)
@@ -38,12 +42,13 @@ class DecodedClip:
     """Chosen frames of a clip.
 
     frames: uint8 (T, H, W, 3), RGB. times: float64 (T,), seconds since the clip's first frame.
-    pruned: whether packets were left out, else the whole clip was decoded.
+    rotation: degrees by which a player turns the frames counter-clockwise. pruned: whether packets
+    were left out, else the whole clip was decoded.
     """
 
     frames: np.ndarray
     times: np.ndarray
-    info: VideoInfo
+    rotation: int
     pruned: bool
 
 
@@ -53,7 +58,7 @@ class RawFrames:
 
     frames: list[np.ndarray]
     times: np.ndarray
-    info: VideoInfo
+    rotation: int
     pruned: bool
 
 
@@ -82,9 +87,9 @@ def decode_frames(
     raw = decode_raw(data, indices, frame_count=frame_count, name=name)
     height, width = raw.frames[0].shape[:2]
     frames = np.stack([_resized(frame, width, height) for frame in raw.frames])
-    if apply_rotation and raw.info.rotation:
-        frames = np.ascontiguousarray(np.rot90(frames, raw.info.rotation // 90, axes=(1, 2)))
-    return DecodedClip(frames, raw.times, raw.info, raw.pruned)
+    if apply_rotation and raw.rotation:
+        frames = np.ascontiguousarray(np.rot90(frames, raw.rotation // 90, axes=(1, 2)))
+    return DecodedClip(frames, raw.times, raw.rotation, raw.pruned)
 
 
 def decode_raw(
@@ -98,22 +103,51 @@ def decode_raw(
     chosen = [int(index) for index in indices]
     if not chosen:
         raise DataError(f"{name or 'clip'}: no frame indices: choose at least one frame")
-    with open_clip(data, name) as (container, stream):
-        try:
-            index = packet_index(container, stream)
-            count = len(index.presented)
-            if frame_count not in (None, count):
-                raise Unprovable(f"{count} frames by headers, {frame_count} by decoding")
-            _check_range(chosen, count, name)
-            images, looks = _decode_pruned(
-                stream.codec_context, index, {index.presented[k] for k in chosen}
-            )
-            info = build_info(stream, looks, index.presented, index.last_duration, proven=True)
-            frames = [images[index.presented[k]] for k in chosen]
-            return RawFrames(frames, info.times[chosen], info, True)
-        except (Unprovable, av.error.FFmpegError):
-            pass  # the full decode tells whether the clip is broken
+    ways = [_by_headers] if frame_count is None else [_by_sample_table, _by_headers]
+    for way in ways:
+        with open_clip(data, name) as (container, stream):
+            try:
+                return way(container, stream, data, chosen, frame_count, name)
+            except (Unprovable, av.error.FFmpegError):
+                pass  # the full decode tells whether the clip is broken
     return _decode_whole(data, chosen, name)
+
+
+def _by_sample_table(
+    container: InputContainer,
+    stream: VideoStream,
+    data: bytes,
+    chosen: list[int],
+    frame_count: int | None,
+    name: str,
+) -> RawFrames:
+    assert frame_count is not None
+    _check_range(chosen, frame_count, name)
+    index, stamps, first = sparse_index(container, stream, data, chosen, frame_count)
+    images, looks = _decode_pruned(stream.codec_context, index, set(stamps.values()))
+    base = stream.time_base or Fraction(1)
+    times = np.array([float((stamps[k] - first) * base) for k in chosen])
+    return RawFrames([images[stamps[k]] for k in chosen], times, quarter_turns(looks), True)
+
+
+def _by_headers(
+    container: InputContainer,
+    stream: VideoStream,
+    data: bytes,
+    chosen: list[int],
+    frame_count: int | None,
+    name: str,
+) -> RawFrames:
+    index = packet_index(container, stream)
+    count = len(index.presented)
+    if frame_count not in (None, count):
+        raise Unprovable(f"{count} frames by headers, {frame_count} by decoding")
+    _check_range(chosen, count, name)
+    wanted = {index.presented[k] for k in chosen}
+    images, looks = _decode_pruned(stream.codec_context, index, wanted)
+    info = build_info(stream, looks, index.presented, index.last_duration, proven=True)
+    frames = [images[index.presented[k]] for k in chosen]
+    return RawFrames(frames, info.times[chosen], info.rotation, True)
 
 
 def _decode_whole(data: bytes, chosen: list[int], name: str) -> RawFrames:
@@ -127,7 +161,7 @@ def _decode_whole(data: bytes, chosen: list[int], name: str) -> RawFrames:
 
     info = decode_all(data, visit, name=name)
     _check_range(chosen, info.frame_count, name)
-    return RawFrames([images[k] for k in chosen], info.times[chosen], info, False)
+    return RawFrames([images[k] for k in chosen], info.times[chosen], info.rotation, False)
 
 
 def _decode_pruned(

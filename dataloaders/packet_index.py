@@ -78,15 +78,26 @@ def packet_index(container: InputContainer, stream: VideoStream) -> PacketIndex:
         for packet in container.demux(stream):
             if packet.size == 0:
                 continue
-            if packet.pts is None or packet.is_corrupt:
-                raise Unprovable("a packet without a time stamp, or a torn one")
-            if any(packet.has_sidedata(kind) for kind in _UNTRUSTED_SIDE_DATA):
-                raise Unprovable("the decoder's set-up changes inside the stream")
+            check_packet(packet)
             packets.append(packet)
             facts.append(read(memoryview(packet)))
     except av.error.FFmpegError as error:
         raise Unprovable(f"demultiplexing fails: {error}") from error
     return _build(packets, facts, stream.codec_context.reorder_depth)
+
+
+def check_packet(packet: Packet) -> None:
+    """Raises Unprovable for a packet that is torn, without time, or changes the decoder."""
+    if packet.pts is None or packet.is_corrupt:
+        raise Unprovable("a packet without a time stamp, or a torn one")
+    if any(packet.has_sidedata(kind) for kind in _UNTRUSTED_SIDE_DATA):
+        raise Unprovable("the decoder's set-up changes inside the stream")
+
+
+def check_depth(times: list[int], reorder_depth: int) -> None:
+    """Raises Unprovable where frames of a segment are reordered further than the headers say."""
+    if _depth(times) > reorder_depth:
+        raise Unprovable("the decoder learns the reorder depth too late")
 
 
 def _build(packets: list[Packet], facts: list[PacketFacts], reorder_depth: int) -> PacketIndex:
@@ -97,8 +108,7 @@ def _build(packets: list[Packet], facts: list[PacketFacts], reorder_depth: int) 
     shown = [p.pts if f.shown else None for p, f in zip(packets, facts, strict=True)]
     segments = _segments(shown, facts)
     for segment in segments:
-        if _depth([pts for n in segment if (pts := shown[n]) is not None]) > reorder_depth:
-            raise Unprovable("the decoder learns the reorder depth too late")
+        check_depth([pts for n in segment if (pts := shown[n]) is not None], reorder_depth)
     visible = [p for p, pts in zip(packets, shown, strict=True) if pts is not None]
     presented = sorted(p.pts for p in visible if p.pts is not None and not p.is_discard)
     if not presented or len({p.pts for p in visible}) != len(visible):
