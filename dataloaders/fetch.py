@@ -26,6 +26,7 @@ from dataloaders.time_limit import (
     TimeLimit,
     TimeLimitError,
     TooManyStuckError,
+    end_if_given_up,
 )
 from dataloaders.transform import preprocess
 
@@ -70,11 +71,25 @@ class HostDecoder:
         self._size = size
         self._apply_rotation = apply_rotation
 
-    def __call__(self, data: bytes, indices: np.ndarray, *, frame_count: int, name: str) -> Frames:
+    def room(self, clips: int, num_frames: int) -> Tensor:
+        """Memory for the frames of some clips, each a contiguous row of it."""
+        return torch.empty((clips, num_frames, 3, self._size, self._size), dtype=torch.float32)
+
+    def __call__(
+        self,
+        data: bytes,
+        indices: np.ndarray,
+        *,
+        frame_count: int,
+        name: str,
+        out: Tensor | None = None,
+    ) -> Frames:
+        """``out``, (T, 3, size, size) float32, is written to; by default fresh memory is."""
         clip = decode_frames(
             data, indices, frame_count=frame_count, apply_rotation=self._apply_rotation, name=name
         )
-        pixels = preprocess(torch.from_numpy(clip.frames), self._size)
+        end_if_given_up()
+        pixels = preprocess(torch.from_numpy(clip.frames), self._size, out=out)
         return Frames(pixels, torch.from_numpy(clip.times.astype(np.float64)))
 
 
@@ -122,9 +137,19 @@ class Fetcher:
             shards = self._source.shards
             self._labels.prefetch([shards[i].stem for i in (*current, *upcoming)])
 
-    def clip(self, shard: int, number: int) -> Clip | BadSample:
+    def room(self, clips: int) -> Tensor | None:
+        """Memory that so many clips can be decoded into; None if the decoder has its own."""
+        if not isinstance(self._decoder, HostDecoder):
+            return None
+        return self._decoder.room(clips, self._num_frames)
+
+    def clip(self, shard: int, number: int, room: Tensor | None = None) -> Clip | BadSample:
         """One sample, or why there is none. Which index entry it has must be readable, and its
         storage reachable: what is not is no clip's fault, and is raised.
+
+        Args:
+            room: a row of :meth:`room`, to decode into. After a bad sample it must not be used
+                again: a decoder that was given up may still write to it.
 
         Raises:
             TooManyStuckError: so many decodes hang that the process cannot go on.
@@ -137,8 +162,11 @@ class Fetcher:
             return self._bad(shard, entry, hung)
         try:
             sample = self._source.read(shard, entry)
+            decode = self._decoder
+            if room is not None and isinstance(decode, HostDecoder):
+                decode = partial(decode, out=room)
             work = partial(
-                self._decoder,
+                decode,
                 sample.video_bytes,
                 uniform_indices(entry.frame_count, self._num_frames),
                 frame_count=entry.frame_count,
@@ -194,9 +222,12 @@ class MixedFetcher:
         self._source = source
         self._fetchers = tuple(fetchers)
 
-    def clip(self, shard: int, number: int) -> Clip | BadSample:
+    def room(self, clips: int) -> Tensor | None:
+        return self._fetchers[0].room(clips)
+
+    def clip(self, shard: int, number: int, room: Tensor | None = None) -> Clip | BadSample:
         part, own = self._source.locate(shard)
-        return self._fetchers[part].clip(own, number)
+        return self._fetchers[part].clip(own, number, room)
 
     def prefetch(self, current: Sequence[int], upcoming: Sequence[int]) -> None:
         for part, fetcher in enumerate(self._fetchers):

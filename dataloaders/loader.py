@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
+from torch import Tensor
+
 from dataloaders.batch import Batch, Collator, VisitData
 from dataloaders.errors import DataError
 from dataloaders.fetch import ClipDecoder, make_fetcher
@@ -166,20 +168,28 @@ class Loader:
                 told = (reading, upcoming)
                 self._fetcher.prefetch(reading, upcoming)
             shares = self._plan.visits(epoch, step, self._rank, self._world_size)
+            visits = [
+                (stream * self._plan.share + i, visit)
+                for stream, own in zip(self._streams, shares, strict=True)
+                for i, visit in enumerate(own)
+            ]
+            # Clips are decoded to where the batch has them: collating copies no pixels.
+            room = self._fetcher.room(len(visits))
             parts = [
-                partial(self._load, epoch, step, stream * self._plan.share + i, visit)
-                for stream, visits in zip(self._streams, shares, strict=True)
-                for i, visit in enumerate(visits)
+                partial(self._load, epoch, step, *visit, None if room is None else room[row])
+                for row, visit in enumerate(visits)
             ]
             yield Job(parts, partial(self._assemble, epoch, step))
             epoch, step = self._plan.advance(epoch, step)
 
-    def _load(self, epoch: int, step: int, position: int, visit: Visit) -> _Loaded:
+    def _load(
+        self, epoch: int, step: int, position: int, visit: Visit, room: Tensor | None
+    ) -> _Loaded:
         """One visit, or a replacement that depends on nothing but its place in the run."""
         bad: list[BadSample] = []
         name = self._fetcher.data_name(visit.shard)
         for attempt in range(MAX_REPLACEMENTS + 1):
-            clip = self._fetcher.clip(visit.shard, visit.sample)
+            clip = self._fetcher.clip(visit.shard, visit.sample, None if bad else room)
             if not isinstance(clip, BadSample):
                 video = clip.video
                 chosen = self._plan.questions(visit, len(video.questions))

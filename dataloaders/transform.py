@@ -33,14 +33,15 @@ def preprocess(
     size: int,
     mean: tuple[float, float, float] = CLIP_MEAN,
     std: tuple[float, float, float] = CLIP_STD,
+    out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """uint8 (T, H, W, 3) RGB frames to float32 (T, 3, size, size), normalised and contiguous.
 
     The short side is resized to `size` with torch's antialiased bicubic filter on uint8 in its
     channels-last kernel. That kernel rounds to 8 bits after each of its two passes, as Pillow does,
     through which CLIP's own training images went; the float kernel is 15 to 20 times slower.
-    Then the centre crop (`crop_start`) and `(x / 255 - mean) / std`. Raises DataError for another
-    shape or type.
+    Then the centre crop (`crop_start`) and `(x / 255 - mean) / std`. `out`, of the result's shape,
+    is written to and returned. Raises DataError for another shape or type.
     """
     pixels = torch.as_tensor(frames)
     if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[-1] != 3:
@@ -60,6 +61,7 @@ def preprocess(
         resized = functional.interpolate(
             resized, size=shape, mode="bicubic", antialias=True, align_corners=False
         )
-    out = torch.empty((count, 3, size, size), dtype=torch.float32)
+    if out is None:
+        out = torch.empty((count, 3, size, size), dtype=torch.float32)
     out.copy_(resized[:, :, top : top + size, left : left + size])
     return out.mul_(scale).add_(shift)

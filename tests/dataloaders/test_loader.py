@@ -234,14 +234,23 @@ def test_threads_end_with_the_loader_and_waiting_is_timed(packed):
     assert threading.active_count() == before
 
 
+def test_pixels_lie_where_they_were_decoded(packed):
+    """All micro-batches of a step are rows of one piece of memory: nothing was copied."""
+    with make(packed, micro_batch=2) as loader:
+        first, second = next(loader).micro
+    assert first.pixels.untyped_storage().data_ptr() == second.pixels.untyped_storage().data_ptr()
+    assert first.pixels.is_contiguous()
+    assert second.pixels.storage_offset() == first.pixels.numel()
+
+
 def test_prefetch_is_bounded(packed):
     decoded = threading.Semaphore(0)
     count = 0
 
     class Counting(HostDecoder):
-        def __call__(self, data, indices, *, frame_count, name):
+        def __call__(self, data, indices, *, frame_count, name, **room):
             nonlocal count
-            frames = super().__call__(data, indices, frame_count=frame_count, name=name)
+            frames = super().__call__(data, indices, frame_count=frame_count, name=name, **room)
             count += 1
             decoded.release()
             return frames

@@ -81,10 +81,10 @@ def test_resuming_with_bad_clips_equals_running_on(damaged):
 
 def test_a_clip_that_does_not_decode_is_a_bad_sample(packed):
     class Failing(HostDecoder):
-        def __call__(self, data, indices, *, frame_count, name):
+        def __call__(self, data, indices, *, frame_count, name, **room):
             if name == "v003.mp4":
                 raise RuntimeError("no\nway")
-            return super().__call__(data, indices, frame_count=frame_count, name=name)
+            return super().__call__(data, indices, frame_count=frame_count, name=name, **room)
 
     source = open_source(packed)
     plan = Plan.for_source(source, seed=0, num_streams=1, global_batch=2, questions_per_visit=8)

@@ -27,16 +27,23 @@ LIMIT_S = 2.0
 
 
 class StuckDecoder(HostDecoder):
-    """Decodes, but never comes back from the clips named until ``release`` is set."""
+    """Decodes, but never comes back from the clips named until ``release`` is set.
+
+    Then it writes to the memory that it was given, as a decoder that hung while writing would.
+    """
 
     def __init__(self, names: set[str], release: threading.Event):
         super().__init__(SIZE)
         self.names, self.release = names, release
+        self.wrote = threading.Event()
 
-    def __call__(self, data, indices, *, frame_count, name):
+    def __call__(self, data, indices, *, frame_count, name, **room):
         if name in self.names:
             self.release.wait()
-        return super().__call__(data, indices, frame_count=frame_count, name=name)
+            if "out" in room:
+                room["out"].fill_(7.0)
+                self.wrote.set()
+        return super().__call__(data, indices, frame_count=frame_count, name=name, **room)
 
 
 @pytest.fixture
@@ -133,11 +140,14 @@ def test_a_stuck_clip_is_replaced_listed_and_not_tried_again(tmp_path, release):
 
     # The same bad set without a clock: the same batches.
     class Refusing(HostDecoder):
-        def __call__(self, data, indices, *, frame_count, name):
+        def __call__(self, data, indices, *, frame_count, name, **room):
             if name == "v003.mp4":
                 raise DataError("no")
-            return super().__call__(data, indices, frame_count=frame_count, name=name)
+            return super().__call__(data, indices, frame_count=frame_count, name=name, **room)
 
+    # What was given up writes to its memory late: no batch has that memory.
+    release.set()
+    assert decoder.wrote.wait(30)
     with make(folder, Refusing(SIZE), quarantine=budget(), decode_timeout_s=0) as loader:
         assert_same(take(loader, 12), steps)
 
