@@ -267,7 +267,11 @@ def _stacked(frames: Sequence[Tensor | None]) -> Tensor | None:
 def _lies_at(frames: Tensor, first: Tensor, offset: int) -> bool:
     one_memory = frames.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
     alike = (frames.shape, frames.dtype) == (first.shape, first.dtype) and frames.is_contiguous()
-    return one_memory and alike and int(frames.storage_offset()) == int(first.storage_offset()) + offset
+    return (
+        one_memory
+        and alike
+        and int(frames.storage_offset()) == int(first.storage_offset()) + offset
+    )
 
 
 def _padded(coder: TextCoder, texts: list[str]) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from dataloaders.decode import decode_frames
 from dataloaders.errors import DataError, StorageError
 from dataloaders.features import FrameFeatures
+from dataloaders.frame_memory import FrameMemory
 from dataloaders.frames import uniform_indices
 from dataloaders.index import SampleEntry
 from dataloaders.labels import Label, LabelSet
@@ -70,10 +71,11 @@ class HostDecoder:
         check_minimum("data.image_size", size, 1)
         self._size = size
         self._apply_rotation = apply_rotation
+        self._memory = FrameMemory()
 
     def room(self, clips: int, num_frames: int) -> Tensor:
         """Memory for the frames of some clips, each a contiguous row of it."""
-        return torch.empty((clips, num_frames, 3, self._size, self._size), dtype=torch.float32)
+        return self._memory.take((clips, num_frames, 3, self._size, self._size))
 
     def __call__(
         self,

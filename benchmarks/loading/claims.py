@@ -63,10 +63,11 @@ def loader_claims(
 def _overhead(folder: Path, rounds: int, num_frames: int, steps: int) -> Claim:
     child = _own(folder)
     loop = {"action": "loop", "questions_per_visit": QUESTIONS, "num_frames": num_frames}
-    bare = {"action": "bare", "num_frames": num_frames, "steps": steps + 1}
-    child.ask(**bare)  # both are warm then
+    bare = {"action": "bare", "num_frames": num_frames, "steps": steps}
     ratios = []
-    for number in range(rounds):
+    for request in (loop | {"steps": 1}, bare):
+        child.ask(**request)  # both are warm then
+    for number in range(2 * rounds):
         pair = [loop | {"steps": steps}, bare]
         answers = [child.ask(**request) for request in (pair if number % 2 else pair[::-1])]
         loaded, plain = answers if number % 2 else answers[::-1]

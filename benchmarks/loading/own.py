@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from dataloaders.loader import StepBatch
 
 SIZE, THREADS, QUESTIONS, GLOBAL_BATCH = 224, 2, 8, 4
+WARM = 3
 
 
 def pack(clips: list[Clip], copies: int, out: Path) -> None:
@@ -68,15 +69,24 @@ def build(folder: Path, questions_per_visit: int, num_frames: int, **settings: A
 
 
 def loop(folder: Path, questions_per_visit: int, num_frames: int, steps: int) -> dict[str, Any]:
-    """CPU and wall seconds of ``steps`` steps and of the one that is then ready ahead."""
+    """CPU and wall seconds of ``steps`` steps, after ``WARM`` that fill memory and caches."""
     loader = build(folder, questions_per_visit, num_frames, prefetch_steps=1)
-    began, clock = cpu_seconds(), time.perf_counter()
     with loader:
+        for _ in range(WARM):
+            next(loader)
+        _ready(loader)
+        began, clock = cpu_seconds(), time.perf_counter()
+        # The first comes from before; the one that is ready at the end comes in its place.
         done = [_size(next(loader)) for _ in range(steps)]
-        done += [_size(step.result()) for step, _ in loader._prefetcher._pending]
+        _ready(loader)
         cpu, wall = cpu_seconds() - began, time.perf_counter() - clock
     visits, pairs = (sum(numbers) for numbers in zip(*done, strict=True))
     return {"cpu": cpu, "wall": wall, "visits": visits, "pairs": pairs}
+
+
+def _ready(loader: Any) -> None:
+    for ahead, _ in loader._prefetcher._pending:
+        ahead.result()
 
 
 def _size(step: StepBatch) -> tuple[int, int]:
@@ -84,14 +94,14 @@ def _size(step: StepBatch) -> tuple[int, int]:
 
 
 def bare(folder: Path, num_frames: int, steps: int) -> dict[str, Any]:
-    """The same clips in the same order, decoded and resized by as many threads, from memory."""
+    """The clips that `loop` decodes, in its order, by as many threads, from memory."""
     from dataloaders.fetch import HostDecoder
     from dataloaders.frames import uniform_indices
 
     loader = build(folder, QUESTIONS, num_frames)
     source, plan, decoder = loader._source, loader.plan, HostDecoder(SIZE)
     chosen = []
-    for step in range(steps):
+    for step in range(WARM + 1, WARM + 1 + steps):
         epoch, inside = divmod(step, plan.steps_per_epoch(0))
         for visit in plan.visits(epoch, inside, 0, 1)[0]:
             entry = source.entries(visit.shard)[visit.sample]
@@ -117,8 +127,7 @@ def memory(folder: Path, num_frames: int, prefetch_steps: int, steps: int) -> di
         for _ in range(steps):
             step = next(loader)
             step_bytes = sum(batch.pixel_values.nbytes for batch in step.micro)
-            for ahead, _ in loader._prefetcher._pending:
-                ahead.result()
+            _ready(loader)
         return {"before": before, "peak": peak_memory(), "step": step_bytes}
 
 
