@@ -85,11 +85,16 @@ def decode_frames(
     first chosen frame's. Raises DataError for an unreadable clip or an index outside of it.
     """
     raw = decode_raw(data, indices, frame_count=frame_count, name=name)
-    height, width = raw.frames[0].shape[:2]
-    frames = np.stack([_resized(frame, width, height) for frame in raw.frames])
-    if apply_rotation and raw.rotation:
-        frames = np.ascontiguousarray(np.rot90(frames, raw.rotation // 90, axes=(1, 2)))
+    frames = np.stack(alike(raw, apply_rotation=apply_rotation))
     return DecodedClip(frames, raw.times, raw.rotation, raw.pruned)
+
+
+def alike(raw: RawFrames, *, apply_rotation: bool) -> list[np.ndarray]:
+    """Contiguous uint8 (H, W, 3) frames, all of the first one's size, turned if that is asked."""
+    height, width = raw.frames[0].shape[:2]
+    turns = raw.rotation // 90 if apply_rotation else 0
+    resized = (_resized(frame, width, height) for frame in raw.frames)
+    return [np.ascontiguousarray(np.rot90(frame, turns)) for frame in resized]
 
 
 def decode_raw(
@@ -235,7 +240,9 @@ class _RgbConverter:
 
     def __call__(self, frame: VideoFrame) -> np.ndarray:
         rgb = self.reformatter.reformat(frame, format="rgb24", threads=1)
-        return np.array(rgb.to_ndarray(), copy=True, order="C")
+        # A view of a frame of our own; the decoder's own buffer must not be kept (see `_walk`).
+        pixels = rgb.to_ndarray()
+        return pixels.copy() if rgb is frame else np.ascontiguousarray(pixels)
 
 
 def _resized(frame: np.ndarray, width: int, height: int) -> np.ndarray:

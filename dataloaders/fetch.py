@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dataloaders.decode import decode_frames
+from dataloaders.decode import alike, decode_raw
 from dataloaders.errors import DataError, StorageError
 from dataloaders.features import FrameFeatures
 from dataloaders.frame_memory import FrameMemory
@@ -87,12 +87,14 @@ class HostDecoder:
         out: Tensor | None = None,
     ) -> Frames:
         """``out``, (T, 3, size, size) float32, is written to; by default fresh memory is."""
-        clip = decode_frames(
-            data, indices, frame_count=frame_count, apply_rotation=self._apply_rotation, name=name
-        )
-        end_if_given_up()
-        pixels = preprocess(torch.from_numpy(clip.frames), self._size, out=out)
-        return Frames(pixels, torch.from_numpy(clip.times.astype(np.float64)))
+        raw = decode_raw(data, indices, frame_count=frame_count, name=name)
+        if out is None:
+            out = self.room(1, len(indices))[0]
+        # One by one: the frames of a large clip together are more than the caches hold.
+        for row, frame in enumerate(alike(raw, apply_rotation=self._apply_rotation)):
+            end_if_given_up()
+            preprocess(torch.from_numpy(frame)[None], self._size, out=out[row : row + 1])
+        return Frames(out, torch.from_numpy(raw.times.astype(np.float64)))
 
 
 class Clip(NamedTuple):
