@@ -146,6 +146,7 @@ def measure(
     """Plan one configuration, and make its steps. Run it in a process of its own."""
     from launcher.config import parse_run_config
     from launcher.engine import build_engine
+    from launcher.guard import Guard
     from launcher.planning import make_plan
     from launcher.planning.timing import H100_TFLOPS, Hardware
     from launcher.sharded import worker_device
@@ -156,7 +157,7 @@ def measure(
     plan = make_plan(config, Hardware(memory=80e9), gpus=1)
     device = worker_device(config)
     engine = build_engine(random_model(config, device), config)
-    step = TrainStep(engine, config)
+    step = TrainStep(engine, config, Guard(config.safety))
     batch = full_batch(config, plan.batch, plan.situation.model.image_size)
     seconds, losses = [], []
     for number in range(steps):

@@ -87,6 +87,24 @@ class CheckpointSection(Section):
     keep_best: bool = True
 
 
+class SafetySection(Section):
+    """What is borne before a run stops, and what is done about a loss that leaps."""
+
+    max_bad_steps: int = Field(
+        default=10,
+        ge=0,
+        description="steps left out since a loss or gradient is no number; one more stops the run",
+    )
+    on_spike: Literal["go_on", "skip", "roll_back"] = Field(
+        default="go_on",
+        description="skip: leave the step out; roll_back: also return to the last checkpoint and "
+        "go on behind the data since",
+    )
+    spike_factor: float = Field(default=3.0, gt=1, description="times the median is a spike")
+    spike_window: int = Field(default=50, ge=2, description="steps that the median is taken of")
+    max_spikes: int = Field(default=5, ge=0, description="one more stops the run")
+
+
 class EvalSection(Section):
     every: int = Field(default=0, ge=0, description="steps; 0: only at the end")
     max_videos: int | None = Field(default=None, ge=1)
@@ -107,6 +125,7 @@ class RunConfig(Section):
     engine: EngineSection = EngineSection()
     scale: ScaleSection = ScaleSection()
     checkpoint: CheckpointSection = CheckpointSection()
+    safety: SafetySection = SafetySection()
     eval: EvalSection = EvalSection()
     log: LogSection = LogSection()
 

@@ -18,6 +18,7 @@ from launcher.build import build_parts
 from launcher.config import RunConfig
 from launcher.data import build_loader
 from launcher.engine import Engine, build_engine
+from launcher.guard import Guard
 from launcher.run_folder import RunFolder, begin_attempt
 from launcher.runlog import RunLog
 from launcher.sharded import build_for_engine
@@ -39,6 +40,7 @@ class Job:
     source: Source
     loader: Loader
     engine: Engine
+    guard: Guard
     step: TrainStep
     keeper: CheckpointKeeper
     report: Report
@@ -75,8 +77,9 @@ def build_job(config: RunConfig, report: Report) -> Job:
     keeper = CheckpointKeeper(
         engine, config, folder, attempt=attempt, data_fingerprint=source.fingerprint
     )
-    step = TrainStep(engine, config)
-    return Job(config, folder, attempt, source, loader, engine, step, keeper, report)
+    guard = Guard(config.safety)
+    step = TrainStep(engine, config, guard)
+    return Job(config, folder, attempt, source, loader, engine, guard, step, keeper, report)
 
 
 def restore(job: Job) -> int:

@@ -20,6 +20,7 @@ from launcher.step import StepResult
 logger = logging.getLogger(__name__)
 
 METRIC = "accuracy"
+_NAMED = 4  # questions in a message
 
 
 def train(job: Job, done: int) -> None:
@@ -30,10 +31,15 @@ def train(job: Job, done: int) -> None:
     """
     config = job.config
     meter = _Meter()
+    save_due = False
     while done < config.optim.steps:
         batch, num_pairs, faults = next_batch(job)
         result = job.step(batch.micro, done, num_pairs)
         done += 1
+        if settle(job, batch, result, done):
+            done = roll_back(job, done)
+            meter.restart()
+            continue
         meter.add(result, job.loader.last_wait_s)
         last = done == config.optim.steps
         if job.log is not None and (last or done % config.log.every == 0):
@@ -41,9 +47,12 @@ def train(job: Job, done: int) -> None:
         validate_now = config.data.val is not None and (
             last or (config.eval.every and done % config.eval.every == 0)
         )
-        if validate_now or last or done % config.checkpoint.every == 0:
+        save_due |= validate_now or last or done % config.checkpoint.every == 0
+        # After a step that was left out the weights may be broken: the good checkpoint stands.
+        if save_due and (result.bad is None or last):
             metric = validate(job, done) if validate_now else None
             save(job, done, metric)
+            save_due = False
             meter.restart()
 
 
@@ -75,6 +84,55 @@ def next_batch(job: Job) -> tuple[StepBatch, int, dict[str, int]]:
         raise_any(faults)
     assert batch is not None
     return batch, num_pairs, {"bad": num_bad, "timeouts": num_timeouts}
+
+
+def settle(job: Job, batch: StepBatch, result: StepResult, done: int) -> bool:
+    """Note a step that was left out, with the questions it was made of; whether to roll back.
+
+    Raises:
+        RunStoppedError: on every rank, if there were more of them than the run file allows.
+    """
+    if result.bad is None:
+        job.guard.good(result.loss)
+        return False
+    rows: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(rows, provenance(batch, result, dist.get_rank()))
+    found = [row for part in rows for row in part]
+    if job.log is not None:
+        job.log.bad_step(done, job.attempt, result.bad, batch.epoch, batch.step, found)
+    first = ", ".join(f"{row['video']}/{row['question']}" for row in found[:_NAMED])
+    more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+    job.guard.bad(done, result.bad, first + more)
+    return result.bad == "spike" and job.guard.rolls_back
+
+
+def provenance(batch: StepBatch, result: StepResult, rank: int) -> list[dict[str, Any]]:
+    """The pairs to blame for a step that was left out, of this rank."""
+    metas = [micro.meta for micro in batch.micro]
+    return [
+        {
+            "video": metas[k].videos[row],
+            "question": metas[k].questions[row],
+            "rank": rank,
+            "micro_batch": k,
+        }
+        for k, row in result.bad_pairs
+    ]
+
+
+def roll_back(job: Job, done: int) -> int:
+    """Take the weights back to the last checkpoint, and leave out the data since; its step.
+
+    The loader stays where it is. Without a checkpoint the step is left out and nothing else.
+    """
+    position = job.keeper.restore()
+    if position is None:
+        return done
+    if job.log is not None:
+        job.log.rewind(position.step)
+        job.log.write("roll_back", position.step, {"from": done})
+    logger.warning("step %d: back to the checkpoint of step %d", done, position.step)
+    return position.step
 
 
 def validate(job: Job, done: int) -> tuple[str, float] | None:

@@ -7,6 +7,7 @@
         run.json           fingerprints of the run file and the data
         attempt            number of the attempt that owns the folder
         metrics.jsonl      one line a logged step, validation or event
+        bad_steps.jsonl    updates that were left out, with the questions to blame
         checkpoints/       step-00000100/, …
         best.json          the checkpoint with the best validation metric
         final/             trained weights as safetensors, once the run is complete
@@ -45,6 +46,10 @@ class RunFolder:
     @property
     def metrics(self) -> Path:
         return self.root / "metrics.jsonl"
+
+    @property
+    def bad_steps(self) -> Path:
+        return self.root / "bad_steps.jsonl"
 
     @property
     def checkpoints(self) -> Path:

@@ -1,8 +1,9 @@
 """What a run says about itself: ``metrics.jsonl`` and TensorBoard scalars. Written by rank 0.
 
 A line of ``metrics.jsonl`` is one JSON object with ``kind``: ``train`` (a logged step), ``val``
-(a validation), ``saved`` (a checkpoint) or ``start`` (an attempt began, at which step). A resumed
-run drops the lines past the step it continues from, so each step is there once.
+(a validation), ``saved`` (a checkpoint), ``start`` (an attempt began, at which step), ``bad_step``
+(an update was left out) or ``roll_back`` (training went back to a checkpoint). A resumed run drops
+the lines past the step it continues from, so each step is there once.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +28,27 @@ class RunLog:
     """
 
     def __init__(self, folder: RunFolder, step: int, *, tensorboard: bool) -> None:
-        drop_after(folder.metrics, step)
-        folder.metrics.parent.mkdir(parents=True, exist_ok=True)
-        self._file = folder.metrics.open("a", encoding="utf-8")
+        self._folder = folder
+        self._tensorboard = tensorboard
+        self._open(step)
+
+    def _open(self, step: int) -> None:
+        metrics = self._folder.metrics
+        drop_after(metrics, step)
+        metrics.parent.mkdir(parents=True, exist_ok=True)
+        self._file = metrics.open("a", encoding="utf-8")
         self._board: Any = None
-        if tensorboard:
+        if self._tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
             self._board = SummaryWriter(
-                str(folder.root / "tensorboard"), purge_step=step + 1, max_queue=100
+                str(self._folder.root / "tensorboard"), purge_step=step + 1, max_queue=100
             )
+
+    def rewind(self, step: int) -> None:
+        """Drop the lines past a step to which training has returned."""
+        self.close()
+        self._open(step)
 
     def write(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
         """Add a line; its numbers (not lists or texts) also go to TensorBoard as ``kind/name``."""
@@ -47,6 +59,24 @@ class RunLog:
             for name, value in values.items():
                 if isinstance(value, (int, float)) and not isinstance(value, bool):
                     self._board.add_scalar(f"{kind}/{name}", value, step)
+
+    def bad_step(
+        self,
+        step: int,
+        attempt: int,
+        cause: str,
+        epoch: int,
+        batch: int,
+        pairs: Sequence[Mapping[str, Any]],
+    ) -> None:
+        """Note an update that was left out, here and, with its questions, in bad_steps.jsonl.
+
+        That file is never shortened: a step that is run again comes again, in a later attempt.
+        """
+        self.write("bad_step", step, {"cause": cause, "pairs": len(pairs)})
+        row = {"step": step, "attempt": attempt, "cause": cause, "epoch": epoch, "batch": batch}
+        with self._folder.bad_steps.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({**row, "pairs": list(pairs)}) + "\n")
 
     def close(self) -> None:
         self._file.close()

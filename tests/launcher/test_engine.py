@@ -13,7 +13,8 @@ import torch.distributed as dist
 from ds_configs import load_profile
 from launcher.checkpoint import newest
 from launcher.engine import build_engine, engine_profile
-from launcher.errors import CheckpointError, RunStoppedError
+from launcher.errors import CheckpointError
+from launcher.guard import Guard
 from launcher.optimizer import learning_rate_share, parameter_groups
 from launcher.run_folder import RunFolder, begin_attempt
 from launcher.state import CheckpointKeeper, Position, seed_everything
@@ -29,15 +30,16 @@ CASES = [(zero, precision) for zero in (1, 2, 3) for precision in ("bf16", "fp32
 class Attempt:
     """One attempt at the toy run, on this rank."""
 
-    def __init__(self, storage: Path, **changes: Any) -> None:
+    def __init__(self, storage: Path, model: ToyModel | None = None, **changes: Any) -> None:
         self.config = toy_config(storage, **changes)
         self.folder = RunFolder(self.config.folder)
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         number = [begin_attempt(self.folder) if self.rank == 0 else 0]
         dist.broadcast_object_list(number, src=0)
         seed_everything(self.rank)
-        self.engine = build_engine(ToyModel(), self.config)
-        self.step = TrainStep(self.engine, self.config)
+        self.engine = build_engine(model or ToyModel(), self.config)
+        self.guard = Guard(self.config.safety)
+        self.step = TrainStep(self.engine, self.config, self.guard)
         self.keeper = CheckpointKeeper(
             self.engine, self.config, self.folder, attempt=number[0], data_fingerprint="toy"
         )
@@ -146,7 +148,7 @@ def plain_torch(storage: Path) -> list[float]:
 
 
 def refuse(root: str) -> list[str]:
-    """What a checkpoint says to a run that it does not fit; and a loss that is no number."""
+    """What a checkpoint says to a run that it does not fit."""
     storage = Path(root)
     first = Attempt(storage)
     first.train(0, 1)
@@ -156,12 +158,6 @@ def refuse(root: str) -> list[str]:
     if first.rank == 0:
         write_final(first.folder, first.config, saved)
     said = []
-    with torch.no_grad():
-        first.engine.module.head.weight.fill_(float("nan"))
-    try:
-        first.train(1, 2)
-    except RunStoppedError as error:
-        said += error.lines
     other = Attempt(storage, engine__zero=1)
     try:
         other.keeper.restore()
@@ -227,9 +223,8 @@ def test_the_loss_is_the_mean_over_pairs_whatever_the_layout(
 def test_refusals_are_told_on_every_rank(outcomes: list[Outcome], storage: Path):
     first, second = (outcome.refusals for outcome in outcomes)
     assert first == second
-    assert first[0].startswith("step 2: the loss is not a finite number")
-    assert first[1].startswith("engine.zero = 1: ")
-    assert "ZeRO stage 2" in first[1]
+    assert first[0].startswith("engine.zero = 1: ")
+    assert "ZeRO stage 2" in first[0]
     final = load_trained_weights(storage / "refuse" / "toy" / "final")
     assert final.keys() >= {"head.weight"}
 

@@ -15,6 +15,7 @@ from gcg.build import build_model
 from gcg.skeleton import CHUNK
 from launcher.config import RunConfig
 from launcher.engine import build_engine, import_deepspeed, model_dtype
+from launcher.guard import Guard
 from launcher.run_folder import RunFolder, begin_attempt
 from launcher.sharded import build_for_engine
 from launcher.state import CheckpointKeeper, Position, seed_everything
@@ -120,7 +121,7 @@ class Attempt:
         else:
             model = build_for_engine(config)
         self.engine = build_engine(model, config)
-        self.step = TrainStep(self.engine, config)
+        self.step = TrainStep(self.engine, config, Guard(config.safety))
         self.keeper = CheckpointKeeper(
             self.engine, config, self.folder, attempt=number[0], data_fingerprint="noise"
         )

@@ -49,7 +49,13 @@ def trained(packed: Path, storage: Path) -> Trained:
     configs = {name: make(packed, storage, name, **case) for name, case in CASES.items()}
     sets = [{"place": str(packed / "train")}, {"place": str(packed / "test"), "repeat": 2}]
     configs["mixture"] = make(packed, storage, "mixture", data={"train": None, "mixture": sets})
-    wild = make(packed, storage, "wild", optim={"lr": 1e30, "warmup_steps": 0})
+    wild = make(
+        packed,
+        storage,
+        "wild",
+        optim={"lr": 1e30, "warmup_steps": 0},
+        safety={"max_bad_steps": 1},
+    )
     spoilt = make(
         packed,
         storage,
