@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from launcher.config import RunConfig
+from launcher.departure import DepartedError, Departure
 from launcher.errors import PreflightError, RunStoppedError
 from launcher.noise import quiet_environment
 from launcher.progress import Progress
@@ -40,22 +41,45 @@ def run_on_cluster(config: RunConfig) -> None:
 
     Raises:
         RunStoppedError: a rule stopped the run.
+        DepartedError: the command was asked to stop.
         ray.train.TrainingFailedError: workers failed more often than allowed.
     """
     quiet_environment()
     folder = RunFolder(config.folder)
     folder.stopped.unlink(missing_ok=True)
-    with ray_cluster(config):
-        trainer = build_trainer(config)
-        with Progress(folder.metrics, config.optim.steps, config.run.name):
-            _interruptible(trainer.fit)
+    with (
+        ray_cluster(config),
+        Departure(folder, config.safety.grace_s) as departure,
+        Progress(folder.metrics, config.optim.steps, config.run.name),
+    ):
+        left = _fit_until_done(config, folder, departure)
     stopped = read_json(folder.stopped)
     if stopped is not None:
         raise RunStoppedError(stopped["lines"])
+    if departure.number is not None and not folder.is_complete:
+        raise DepartedError(departure.number, left)
 
 
-def _interruptible(fit: Callable[[], Any]) -> None:
-    """Call ``fit`` so that Ctrl-C ends this process as it would any other.
+def _fit_until_done(config: RunConfig, folder: RunFolder, departure: Departure) -> int | None:
+    """Start workers until the run is complete or stopped, or the command departs.
+
+    Workers that left since they or their node were asked to are no failure: others take their
+    place, and have made a step at least before they can be asked. Returns the step at which they
+    left, None if they did not.
+    """
+    while True:
+        folder.left.unlink(missing_ok=True)
+        _departing(build_trainer(config).fit, departure)
+        left = read_json(folder.left)
+        if left is None:
+            return None
+        logger.warning("workers left with a checkpoint of step %(step)d: %(reason)s", left)
+        if departure.number is not None:
+            return left["step"]
+
+
+def _departing(fit: Callable[[], Any], departure: Departure) -> None:
+    """Call ``fit`` beside the main thread, until it ends or the command has to.
 
     In the main thread Ray Train installs a handler that exits with code 0, as if all were done.
     """
@@ -69,9 +93,9 @@ def _interruptible(fit: Callable[[], Any]) -> None:
 
     thread = threading.Thread(target=call, name="ray-train", daemon=True)
     thread.start()
-    while thread.is_alive():
-        thread.join(timeout=0.5)
-    if failure:
+    while thread.is_alive() and not departure.is_over:
+        thread.join(timeout=0.2)
+    if failure and departure.number is None:
         raise failure[0]
 
 
@@ -79,15 +103,16 @@ def build_trainer(config: RunConfig) -> Any:
     """The ``TorchTrainer`` of a run. Ray must be initialised."""
     from ray.train import FailureConfig, ScalingConfig
     from ray.train import RunConfig as RayRunConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchTrainer
 
+    from launcher.ray_backend import torch_backend
     from launcher.worker import ray_worker
 
     scale = config.scale
     return TorchTrainer(
         ray_worker,
         train_loop_config={"config": config.model_dump(mode="json")},
-        torch_config=TorchConfig(backend="nccl" if scale.use_gpu else "gloo"),
+        torch_config=torch_backend(config),
         scaling_config=ScalingConfig(
             num_workers=scale.num_workers,
             use_gpu=scale.use_gpu,

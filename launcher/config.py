@@ -103,6 +103,12 @@ class SafetySection(Section):
     spike_factor: float = Field(default=3.0, gt=1, description="times the median is a spike")
     spike_window: int = Field(default=50, ge=2, description="steps that the median is taken of")
     max_spikes: int = Field(default=5, ge=0, description="one more stops the run")
+    hang_timeout_s: float = Field(
+        default=1800.0, ge=0, description="a worker without progress for so long ends; 0: never"
+    )
+    grace_s: float = Field(
+        default=60.0, ge=0, description="after SIGTERM or Ctrl-C, for a last checkpoint"
+    )
 
 
 class EvalSection(Section):

@@ -19,11 +19,13 @@ from launcher.config import RunConfig
 from launcher.data import build_loader
 from launcher.engine import Engine, build_engine
 from launcher.guard import Guard
+from launcher.leaving import LeaveRequests
 from launcher.run_folder import RunFolder, begin_attempt
 from launcher.runlog import RunLog
 from launcher.sharded import build_for_engine
 from launcher.state import CheckpointKeeper, seed_everything
 from launcher.step import TrainStep
+from launcher.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 
@@ -44,22 +46,29 @@ class Job:
     step: TrainStep
     keeper: CheckpointKeeper
     report: Report
+    requests: LeaveRequests
+    watchdog: Watchdog
     log: RunLog | None = None
     began: float = field(default_factory=time.monotonic)
 
     def close(self) -> None:
         """End threads, close files."""
+        self.watchdog.close()
+        self.requests.close()
         self.loader.close()
         self.source.close()
         if self.log is not None:
             self.log.close()
 
 
-def build_job(config: RunConfig, report: Report) -> Job:
+def build_job(
+    config: RunConfig, report: Report, preempted: Callable[[], str | None] | None = None
+) -> Job:
     """Build this rank's share of a run. ``torch.distributed`` must be initialised.
 
     Args:
         report: called equally often on every rank with figures, after each checkpoint.
+        preempted: says why a node is about to go; called equally often on every rank.
 
     Raises:
         RunStoppedError: on every rank, if the checkpoint or the data cannot be used on any.
@@ -67,6 +76,7 @@ def build_job(config: RunConfig, report: Report) -> Job:
     rank, world_size = dist.get_rank(), dist.get_world_size()
     folder = RunFolder(config.folder)
     attempt = _take_over(folder)
+    watchdog = Watchdog(config.safety.hang_timeout_s, folder.hang(rank, attempt))
     torch.set_num_threads(config.scale.threads_per_worker)
     seed_everything(config.run.seed)
     parts = build_parts(config.model, together(lambda: build_for_engine(config)))
@@ -79,7 +89,10 @@ def build_job(config: RunConfig, report: Report) -> Job:
     )
     guard = Guard(config.safety)
     step = TrainStep(engine, config, guard)
-    return Job(config, folder, attempt, source, loader, engine, guard, step, keeper, report)
+    return Job(
+        config, folder, attempt, source, loader, engine, guard, step, keeper, report,
+        LeaveRequests(folder.leave if rank == 0 else None, preempted), watchdog,
+    )  # fmt: skip
 
 
 def restore(job: Job) -> int:

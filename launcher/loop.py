@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Any
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -13,6 +13,7 @@ from dataloaders.loader import StepBatch
 from launcher.agreement import attempt, raise_any
 from launcher.evaluate import evaluate_split, gather_rows
 from launcher.job import Job
+from launcher.leaving import LeaveRun
 from launcher.scores import summarise
 from launcher.state import Position
 from launcher.step import StepResult
@@ -28,14 +29,17 @@ def train(job: Job, done: int) -> None:
 
     Raises:
         RunStoppedError: on every rank, if training must not go on.
+        LeaveRun: on every rank, after a checkpoint, if any of them was asked to leave.
     """
     config = job.config
     meter = _Meter()
-    save_due = False
+    save_due = leaving = False
     while done < config.optim.steps:
-        batch, num_pairs, faults = next_batch(job)
-        result = job.step(batch.micro, done, num_pairs)
+        turn = next_batch(job)
+        batch = turn.batch
+        result = job.step(batch.micro, done, turn.num_pairs)
         done += 1
+        job.watchdog.beat()
         if settle(job, batch, result, done):
             done = roll_back(job, done)
             meter.restart()
@@ -43,47 +47,77 @@ def train(job: Job, done: int) -> None:
         meter.add(result, job.loader.last_wait_s)
         last = done == config.optim.steps
         if job.log is not None and (last or done % config.log.every == 0):
-            job.log.write("train", done, {**meter.figures(), "epoch": batch.epoch, **faults})
+            job.log.write("train", done, {**meter.figures(), "epoch": batch.epoch, **turn.faults})
         validate_now = config.data.val is not None and (
             last or (config.eval.every and done % config.eval.every == 0)
         )
-        save_due |= validate_now or last or done % config.checkpoint.every == 0
+        leaving |= turn.leave
+        save_due |= validate_now or last or leaving or done % config.checkpoint.every == 0
         # After a step that was left out the weights may be broken: the good checkpoint stands.
         if save_due and (result.bad is None or last):
             metric = validate(job, done) if validate_now else None
             save(job, done, metric)
             save_due = False
             meter.restart()
+            if leaving and not last:
+                leave(job, done)
 
 
-def next_batch(job: Job) -> tuple[StepBatch, int, dict[str, int]]:
-    """This rank's part of the next global batch, and over all ranks: its pairs, faults so far.
+class Turn(NamedTuple):
+    """This rank's part of the next global batch, and what all ranks know of it.
 
-    The faults are ``bad``, visits whose clip could not be used, and ``timeouts``, the clips among
-    them that were given up because decoding took too long.
+    ``num_pairs`` are the global batch's. ``faults`` so far are ``bad``, visits whose clip could not
+    be used, and ``timeouts``, the clips among them that were given up because decoding took too
+    long. ``leave``: a rank was asked to leave, so all do after this step.
+    """
+
+    batch: StepBatch
+    num_pairs: int
+    faults: dict[str, int]
+    leave: bool
+
+
+def next_batch(job: Job) -> Turn:
+    """The next turn, agreed on by all ranks.
 
     Raises:
         RunStoppedError: on every rank, if any rank's data cannot go on.
     """
     batch, fault = attempt(lambda: next(job.loader))
+    job.watchdog.beat()
     counters = job.loader.counters()
+    requests = job.requests
     counts = torch.tensor(
         [
             batch.num_pairs if batch is not None else 0,
             counters["bad"],
             counters["timeouts"],
+            int(requests.reason() is not None),
+            int(requests.due() and dist.get_rank() == 0),
             int(fault is not None),
         ],
         device=job.engine.device,
     )
     dist.all_reduce(counts)
-    num_pairs, num_bad, num_timeouts, num_faults = counts.tolist()
+    num_pairs, num_bad, num_timeouts, leave, ask, num_faults = counts.tolist()
     if num_faults:
         faults: list[list[str] | None] = [None] * dist.get_world_size()
         dist.all_gather_object(faults, fault)
         raise_any(faults)
     assert batch is not None
-    return batch, num_pairs, {"bad": num_bad, "timeouts": num_timeouts}
+    if ask:
+        leave += requests.preemption() is not None
+    return Turn(batch, num_pairs, {"bad": num_bad, "timeouts": num_timeouts}, bool(leave))
+
+
+def leave(job: Job, done: int) -> NoReturn:
+    """End training on all ranks, saying why."""
+    reasons: list[str | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(reasons, job.requests.reason() or job.requests.preempted_because)
+    reason = next(filter(None, reasons), "asked to leave")
+    if job.log is not None:
+        job.log.write("left", done, {"reason": reason})
+    raise LeaveRun(done, reason)
 
 
 def settle(job: Job, batch: StepBatch, result: StepResult, done: int) -> bool:
@@ -148,6 +182,7 @@ def validate(job: Job, done: int) -> tuple[str, float] | None:
     )
     figures: dict[str, Any] = summarise(gather_rows(rows, world_size))
     job.engine.train()
+    job.watchdog.beat()
     if job.log is not None:
         seconds = round(time.monotonic() - began, 2)
         job.log.write("val", done, {**figures, "seconds": seconds})
@@ -161,6 +196,7 @@ def save(job: Job, done: int, metric: tuple[str, float] | None) -> None:
     job.keeper.save(Position(done, job.loader.state_dict()), metric)
     if job.log is not None:
         job.log.write("saved", done, {"seconds": round(time.monotonic() - began, 3)})
+    job.watchdog.beat()
     job.report({"step": done} if metric is None else {"step": done, metric[0]: metric[1]})
 
 

@@ -68,6 +68,20 @@ class RunFolder:
         """Why training stopped by its own rule; gone once a new launch begins."""
         return self.root / "stopped.json"
 
+    @property
+    def leave(self) -> Path:
+        """The driver's wish that the workers leave with a checkpoint."""
+        return self.root / "leave"
+
+    @property
+    def left(self) -> Path:
+        """At which step and why the workers left before the end."""
+        return self.root / "left.json"
+
+    def hang(self, rank: int, attempt: int) -> Path:
+        """The stacks of a worker that made no progress."""
+        return self.root / "logs" / f"hang-worker-{rank}-attempt-{attempt}.txt"
+
     def log(self, rank: int) -> Path:
         return self.root / "logs" / f"worker-{rank}.log"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch.distributed as dist
@@ -12,6 +12,7 @@ from launcher.checkpoint import newest
 from launcher.config import RunConfig, parse_run_config
 from launcher.errors import UserError
 from launcher.job import Job, Report, build_job, restore
+from launcher.leaving import LeaveRun, ray_preemption
 from launcher.loop import train
 from launcher.noise import log_to_file, quiet_libraries
 from launcher.run_folder import RunFolder, write_json
@@ -27,21 +28,28 @@ def ray_worker(settings: dict[str, Any]) -> None:
     def report(figures: Mapping[str, Any]) -> None:
         ray.train.report(dict(figures))
 
-    run_worker(parse_run_config(settings["config"]), report)
+    run_worker(parse_run_config(settings["config"]), report, ray_preemption)
 
 
-def run_worker(config: RunConfig, report: Report) -> None:
+def run_worker(
+    config: RunConfig, report: Report, preempted: Callable[[], str | None] | None = None
+) -> None:
     """Do this rank's part of a run, in a process that has joined ``torch.distributed``.
 
     A rule that stops the run (bad data, a loss that is no number) is met by all ranks together;
     it is written to ``stopped.json`` for the driver, and the worker ends without an error, since
-    trying again would change nothing.
+    trying again would change nothing. So does a worker that was asked to leave, after a checkpoint
+    of all ranks; ``left.json`` says at which step.
     """
     folder, rank = RunFolder(config.folder), dist.get_rank()
     with log_to_file(folder.log(rank)):
         quiet_libraries()
         try:
-            _build_restore_train(config, report)
+            _build_restore_train(config, report, preempted)
+        except LeaveRun as left:
+            logger.warning("left at %s", left)
+            if rank == 0:
+                write_json(folder.left, {"step": left.step, "reason": left.reason})
         except UserError as error:
             logger.error("%s", error)
             if rank == 0:
@@ -51,8 +59,10 @@ def run_worker(config: RunConfig, report: Report) -> None:
             raise
 
 
-def _build_restore_train(config: RunConfig, report: Report) -> None:
-    job = build_job(config, report)
+def _build_restore_train(
+    config: RunConfig, report: Report, preempted: Callable[[], str | None] | None
+) -> None:
+    job = build_job(config, report, preempted)
     try:
         train(job, restore(job))
         finish(job)
