@@ -20,8 +20,8 @@ from dataloaders.storage.shard_files import CachedShards, ShardFiles
 _REMEDY = "run `gcg pack` again, or `gcg index` where the shards come from elsewhere"
 
 
-def compressed(place: Folder) -> dict[str, Any]:
-    """The rows of streaming's ``index.json`` by shard, if any shard is there compressed only.
+def read_rows(place: Folder) -> dict[str, Any]:
+    """The rows of streaming's ``index.json`` by shard.
 
     Raises:
         DataError: the index is missing or damaged.
@@ -30,8 +30,7 @@ def compressed(place: Folder) -> dict[str, Any]:
     path = place.at(INDEX_NAME)
     try:
         rows = json.loads(place.read(INDEX_NAME))["shards"]
-        found = {row["raw_data"]["basename"]: row for row in rows}
-        packed = [name for name, row in found.items() if row["zip_data"]]
+        return {row["raw_data"]["basename"]: {"zip_data": None, **row} for row in rows}
     except OSError as error:
         raise DataError(
             f"{path}: cannot be read ({error.strerror or 'missing'}); {_REMEDY}"
@@ -40,6 +39,12 @@ def compressed(place: Folder) -> dict[str, Any]:
         raise
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: not an MDS index ({error!r}); {_REMEDY}") from None
+
+
+def compressed(place: Folder) -> dict[str, Any]:
+    """As ``read_rows``, if any shard is there compressed only; else nothing."""
+    found = read_rows(place)
+    packed = [name for name, row in found.items() if row["zip_data"]]
     if isinstance(place, LocalFolder):  # one that was unpacked here is read where it lies
         packed = [name for name in packed if not (place.path / name).exists()]
     return found if packed else {}
@@ -98,7 +103,7 @@ class _Unpacker:
                 timeout=self._options.timeout_s,
             )
             size, digest = arrived.stat().st_size, sha256_of(arrived)
-            if (size, digest) != (file.bytes, file.sha256):
+            if size != file.bytes or file.sha256 not in (None, digest):
                 raise StorageError(
                     f"{file.url}: unpacked to {size} bytes with SHA-256 {digest[:16]}…, its index "
                     f"says {file.bytes} with {(file.sha256 or '')[:16]}…; upload it again, or "

@@ -80,40 +80,48 @@ CLIPS: dict[str, tuple[Callable[[], bytes], str]] = {
 }
 
 
-# Damage to a packed folder ----------------------------------------------------------------------
+# Damage to a packed folder, of any format -------------------------------------------------------
+
+
+def second_shard(folder: Path) -> Path:
+    return folder / read_index(folder).shards[1].name
+
+
+def second_sidecar(folder: Path) -> Path:
+    return folder / read_index(folder).shards[1].entries_name
 
 
 def garbage_in_the_middle(folder: Path) -> None:
-    """Over the first sample of the second shard: a header, its record, a header, its clip."""
-    tar = folder / "shard-000001.tar"
+    """Over the first sample of the second shard: what is before its record, and on to its clip."""
+    path = second_shard(folder)
     first = _entries(folder, 1)[0]
-    data = bytearray(tar.read_bytes())
-    begin, end = first.record.offset - 512, first.video.offset + 200
+    data = bytearray(path.read_bytes())
+    begin, end = max(0, first.record.offset - 512), first.video.offset + 200
     data[begin:end] = b"\xa5" * (end - begin)
-    tar.write_bytes(data)
+    path.write_bytes(data)
 
 
 def bit_in_a_record(folder: Path) -> None:
-    tar = folder / "shard-000001.tar"
-    data = bytearray(tar.read_bytes())
+    path = second_shard(folder)
+    data = bytearray(path.read_bytes())
     data[_entries(folder, 1)[0].record.offset + 5] ^= 1
-    tar.write_bytes(data)
+    path.write_bytes(data)
 
 
 def cut_shard(folder: Path) -> None:
-    os.truncate(folder / "shard-000001.tar", _entries(folder, 1)[1].video.offset + 99)
+    os.truncate(second_shard(folder), _entries(folder, 1)[1].video.offset + 99)
 
 
 def lose_shard(folder: Path) -> None:
-    (folder / "shard-000001.tar").unlink()
+    second_shard(folder).unlink()
 
 
 def lose_sidecar(folder: Path) -> None:
-    (folder / "shard-000001.index.jsonl").unlink()
+    second_sidecar(folder).unlink()
 
 
 def lose_line_of_sidecar(folder: Path) -> None:
-    path = folder / "shard-000001.index.jsonl"
+    path = second_sidecar(folder)
     path.write_text(path.read_text().splitlines()[0] + "\n")
 
 
