@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from dataloaders.errors import DataError
-from dataloaders.index import INDEX_NAME
+from dataloaders.index import INDEX_NAME, ShardInfo
 from dataloaders.shard_source import pread_all
 
 try:
@@ -57,6 +57,24 @@ class Column:
 def open_writer(folder: Path) -> MDSWriter:
     """An MDSWriter that cuts shards only where it is told to."""
     return MDSWriter(columns=COLUMNS, out=str(folder), hashes=[HASH], size_limit=None)
+
+
+def go_on_after(writer: MDSWriter, shards: Iterable[ShardInfo]) -> None:
+    """Give a new writer the rows of shards that another wrote with the same settings: it numbers
+    its own after them, and lists them in its index."""
+    writer.shards += [
+        {
+            "samples": shard.num_samples,
+            "raw_data": {
+                "basename": shard.name,
+                "bytes": shard.bytes,
+                "hashes": {HASH: shard.sha256},
+            },
+            "zip_data": None,
+            **writer.get_config(),
+        }
+        for shard in shards
+    ]
 
 
 def cut(writer: MDSWriter) -> dict[str, Any]:

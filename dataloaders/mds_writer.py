@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from dataloaders import mds_library as mds
@@ -54,6 +55,10 @@ class MdsShardWriter:
         self._size = 0
         self._open = False
         self.shards: list[ShardInfo] = []
+
+    def go_on_after(self, shards: Sequence[ShardInfo]) -> None:
+        mds.go_on_after(self._writer, shards)
+        self.shards += shards
 
     def add(self, clip: Clip) -> None:
         if self._open and self._size + len(clip.data) > self._limit:
