@@ -17,6 +17,7 @@ from dataloaders.repair import repair
 from dataloaders.shard_writer import open_writer
 from launcher.cli import main
 from tests.dataloaders import test_damage_table as damage
+from tests.dataloaders.clips import endless_clip
 from tests.dataloaders.loader_fixtures import asked, budget, make, take
 from tests.dataloaders.shard_fixtures import FORMATS, clip_bytes, needs_mds, pack_clips, video
 
@@ -132,6 +133,28 @@ def test_clips_that_are_whole_in_the_shard_but_do_not_decode(tmp_path, format, n
     repair(found, tmp_path / "new")
     assert keys(tmp_path / "new") == ["v000", "v001", "v003"]
     assert not inspect_shards(tmp_path / "new").faults
+
+
+@by_format
+def test_a_clip_that_decodes_for_too_long(tmp_path, capsys, format):
+    """By the command, with the decoder that inspecting has: the clip is a minute's work."""
+    folder = tmp_path / "packed"
+    folder.mkdir()
+    writer = open_writer(format, folder, 1 << 30)
+    for number in range(3):
+        data = endless_clip() if number == 1 else clip_bytes(number)
+        record = video(number, 1).model_copy(update={"frame_count": 16})
+        writer.add(Clip(f"v{number:03d}", "mp4", data, record))
+    writer.finish()
+    write_index(folder, DatasetIndex(tuple(writer.shards), "", format))
+    command = ["inspect", str(folder), "--decode-timeout", "2"]
+    assert main(command) == 1
+    fault, total, _ = capsys.readouterr().out.splitlines()
+    assert fault.startswith(f"{writer.shards[0].name}: v001: v001.mp4: decoding took longer than ")
+    assert "--decode-timeout = 2 s" in fault
+    assert "3 clips, 2 decode" in total
+    assert main([*command, "--repair", str(tmp_path / "new")]) == 0
+    assert keys(tmp_path / "new") == ["v000", "v002"]
 
 
 def change_index(folder: Path, **changes: object) -> None:
