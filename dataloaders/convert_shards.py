@@ -134,14 +134,15 @@ def _clips(source: Source, number: int, threads: int) -> Iterator[Clip | BadVide
     window: deque[Future[Clip | BadVideo]] = deque()
     with ThreadPoolExecutor(max(1, threads), "convert") as pool:
         for entry in source.entries(number):
-            window.append(pool.submit(_clip, source, number, entry))
+            window.append(pool.submit(read_clip, source, number, entry))
             if len(window) > 2 * threads:
                 yield window.popleft().result()
         while window:
             yield window.popleft().result()
 
 
-def _clip(source: Source, number: int, entry: SampleEntry) -> Clip | BadVideo:
+def read_clip(source: Source, number: int, entry: SampleEntry) -> Clip | BadVideo:
+    """A packed sample as it is to be written again, or why it cannot be read."""
     suffix = entry.video.name.removeprefix(f"{entry.key}.")
     # What others call a sample may hold dots, at which WebDataset would break the key.
     key = entry.key if "." not in entry.key.rpartition("/")[2] else sample_key(entry.key)

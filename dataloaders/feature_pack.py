@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from dataloaders.bad_questions import BadQuestion
 from dataloaders.errors import DataError
 from dataloaders.feature_info import Dtype, FeatureInfo
 from dataloaders.features import SUFFIX, VideoFeatures, pack_features
@@ -24,7 +25,7 @@ from dataloaders.index import (
     write_index,
 )
 from dataloaders.ingest import BadVideo, Clip, sample_key
-from dataloaders.left_out import QUARANTINE_NAME, write_quarantine
+from dataloaders.left_out import QUARANTINE_NAME, read_quarantine, write_quarantine
 from dataloaders.manifest import Video
 from dataloaders.out_folder import clear, reusable
 from dataloaders.shard_writer import TarShardWriter
@@ -46,6 +47,7 @@ def pack_feature_files(
     shard_bytes: int = 256 << 20,
     min_shards: int = 1,
     overwrite: bool = False,
+    bad_questions: Sequence[BadQuestion] = (),
     progress: Callable[[int, int], object] | None = None,
 ) -> PackReport:
     """Write shards and index as ``dataloaders.shards.pack`` does, of features in place of clips.
@@ -59,7 +61,7 @@ def pack_feature_files(
         out: the folder to write.
         encoder: names what made them; kept in the index.
         dtype: what they are stored as.
-        shard_bytes, min_shards, overwrite, progress: as for ``pack``.
+        shard_bytes, min_shards, overwrite, bad_questions, progress: as for ``pack``.
 
     Returns:
         The report; videos whose file is missing or damaged are in ``bad`` and in
@@ -82,17 +84,17 @@ def pack_feature_files(
     fingerprint = _input_fingerprint(videos, files, [_VERSION, shard_bytes, encoder, dtype])
     done = reusable(out, fingerprint, overwrite)
     if done is not None:
-        return PackReport(out, done.shards, reused=True, fingerprint=fingerprint)
+        return PackReport(out, done.shards, *read_quarantine(out), True, 0, fingerprint)
     clear(out)
     shards, info, bad = _write_shards(files, videos, out, dtype, encoder, shard_bytes, progress)
-    write_quarantine(out, bad)
+    write_quarantine(out, bad, bad_questions)
     if info is None:
         raise DataError(
             f"{folder}: none of the {len(videos)} videos has usable features (first: "
             f"{bad[0].path}: {bad[0].reason}); see {out / QUARANTINE_NAME}"
         )
     write_index(out, DatasetIndex(tuple(shards), fingerprint, features=info))
-    return PackReport(out, tuple(shards), tuple(bad), fingerprint=fingerprint)
+    return PackReport(out, tuple(shards), tuple(bad), tuple(bad_questions), fingerprint=fingerprint)
 
 
 def _write_shards(

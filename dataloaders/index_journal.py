@@ -11,7 +11,7 @@ from dataloaders.index import ShardInfo, sha256_of
 from dataloaders.index_shard import BadFound, Done, ShardFile
 
 JOURNAL_NAME = "gcg.index.journal.jsonl"
-_VERSION = 1
+_VERSION = 2
 __all__ = ["JOURNAL_NAME", "Done", "Journal"]
 
 
@@ -20,6 +20,7 @@ class _Line:
     size: int
     mtime_ns: int
     done: Done
+    entries_sha256: str
 
 
 class Journal:
@@ -47,7 +48,8 @@ class Journal:
             shard = _shard(row["shard"])
             bad = tuple(BadFound(**each) for each in row["bad"])
             done = Done(shard, bad, tuple(row["videos"]))
-            self._lines[row["name"]] = _Line(row["size"], row["mtime_ns"], done)
+            line = _Line(row["size"], row["mtime_ns"], done, row["entries_sha256"])
+            self._lines[row["name"]] = line
         except (ValueError, KeyError, TypeError):
             return  # the half line of a run that was killed
 
@@ -57,16 +59,24 @@ class Journal:
         if line is None or line.size != file.size:
             return None
         shard = line.done.shard
-        if shard is not None:
-            for name in {shard.entries_name, shard.records_name} - {shard.name}:
-                if not (self._folder / name).exists():
-                    return None
+        if shard is not None and not self._as_written(shard, line.entries_sha256):
+            return None
         if line.mtime_ns == file.mtime_ns:
             return line.done
         # Copied or touched: the same if its bytes are.
         if shard is not None and file.path == self._folder / shard.name:
             return line.done if sha256_of(file.path) == shard.sha256 else None
         return None
+
+    def _as_written(self, shard: ShardInfo, entries_sha256: str) -> bool:
+        """Whether what lies beside a shard is what was written."""
+        files = {shard.entries_name: entries_sha256}
+        if shard.records_sha256:
+            files[shard.records_name] = shard.records_sha256
+        try:
+            return all(sha256_of(self._folder / name) == sha for name, sha in files.items())
+        except OSError:
+            return False
 
     def add(self, file: ShardFile, done: Done) -> None:
         """Note a shard as done; its sidecars are written."""
@@ -79,6 +89,9 @@ class Journal:
             "shard": asdict(done.shard) if done.shard is not None else None,
             "bad": [asdict(each) for each in done.bad],
             "videos": done.videos,
+            "entries_sha256": sha256_of(self._folder / done.shard.entries_name)
+            if done.shard is not None
+            else "",
         }
         with self._path.open("a", encoding="utf-8") as out:
             # Begins with a line end: what a killed run left half written must not swallow this.

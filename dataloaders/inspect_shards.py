@@ -1,39 +1,38 @@
-"""Whether a packed folder is whole: index, tars, checksums, records, and every clip decoded."""
+"""Whether a packed data set is whole: index, shards, checksums, records, and every clip decoded.
+
+Samples are read as training reads them, by ``ShardSource``: so one code inspects tars and MDS,
+packed here or only indexed, in a folder or at a URL.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
-from pydantic import ValidationError
+import numpy as np
 
 from dataloaders.container import decode_test
-from dataloaders.errors import DataError
+from dataloaders.errors import DataError, StorageError
 from dataloaders.in_order import map_in_order
-from dataloaders.index import (
-    DatasetIndex,
-    Member,
-    SampleEntry,
-    ShardInfo,
-    crc32_of,
-    read_entries,
-    read_index,
-    sha256_of,
-)
+from dataloaders.index import DatasetIndex, SampleEntry, read_entries
 from dataloaders.ingest import INGEST_TIMEOUT_S
-from dataloaders.manifest import Video, describe
-from dataloaders.scan_tar import scan_tar
+from dataloaders.inspect_index import index_faults, streaming_rows
+from dataloaders.open_source import open_source
+from dataloaders.shard_source import REMEDY, ShardSource
+from dataloaders.source import Sample
+from dataloaders.storage.options import StorageOptions
 from dataloaders.time_limit import TimeLimit, TooManyStuckError
+from dataloaders.whole_shard import LostShardError, fault_of, scan
 
 
 @dataclass(frozen=True)
 class Fault:
-    """What is wrong with a shard, or with the sample ``key`` of it."""
+    """What is wrong with a shard or an index, or with the sample ``key`` of a shard."""
 
     shard: str
     key: str | None
@@ -42,13 +41,21 @@ class Fault:
 
 @dataclass
 class Inspection:
-    """What a packed folder holds. ``good``: for each shard, the samples that are fine."""
+    """What a data set holds.
 
-    folder: Path
+    good: for each shard, the samples that are fine. damaged: numbers of the shards that are not the
+    ones in the index. stale: names of shards that are, though what lies beside them (of shards that
+    others wrote) is not right, so that samples which are there cannot be read.
+    """
+
+    place: str
+    storage: StorageOptions | None
     index: DatasetIndex
     faults: list[Fault] = field(default_factory=list)
     good: list[list[SampleEntry]] = field(default_factory=list)
     codecs: Counter[str] = field(default_factory=Counter)
+    damaged: set[int] = field(default_factory=set)
+    stale: list[str] = field(default_factory=list)
 
     @property
     def num_samples(self) -> int:
@@ -59,152 +66,205 @@ class Inspection:
     def num_good(self) -> int:
         return sum(map(len, self.good))
 
+    def note(self, shard: str, reason: object, key: str | None = None) -> None:
+        self.faults.append(Fault(shard, key, " ".join(str(reason).split())))
+
 
 class Checked(NamedTuple):
-    """A sample after its test: why it is bad, or None and its codec."""
+    """A sample after its test: why it is bad, or None and its codec. ``unread``: its bytes or its
+    record are not the ones in the index."""
 
     reason: str | None
     codec: str = ""
+    unread: bool = False
+
+
+class _Listed(NamedTuple):
+    """The samples to test. ``whole``: their shard is the one in the index. ``scanned``: they were
+    found in the shard itself, so their places and checksums are right."""
+
+    entries: Sequence[SampleEntry]
+    whole: bool = False
+    scanned: bool = False
 
 
 def inspect_shards(
-    folder: str | os.PathLike[str],
+    place: str | os.PathLike[str],
+    storage: StorageOptions | None = None,
     *,
     quick: bool = False,
     threads: int = 2,
     decode_timeout_s: float = INGEST_TIMEOUT_S,
     progress: Callable[[int], object] = lambda count: None,
 ) -> Inspection:
-    """Verify every shard and sample of a packed folder; reads all of it, writes nothing.
+    """Verify every shard and sample of a data set; reads all of it, writes nothing.
 
     Args:
+        place: a folder or URL with an index, of `gcg pack`, `gcg extract` or `gcg index`.
+        storage: settings for a URL.
         quick: verify sizes, checksums and records, but decode nothing.
         threads: clips decoded at a time.
         decode_timeout_s: a clip that decodes for longer is a fault; 0: no limit.
         progress: called with how many more samples are done.
 
     Raises:
-        DataError: there is no index to hold the folder against, or the shards are not ours.
+        DataError: there is no index to hold the data against.
+        StorageError: a URL that cannot be reached, or a cache that cannot be used.
         TooManyStuckError: so many clips hang their decoder that the process cannot go on.
     """
-    folder = Path(folder)
-    found = Inspection(folder, read_index(folder))
-    if found.index.features is not None:
-        raise DataError(
-            f"{folder}: holds frame features, not clips: there is nothing to decode; inspect the "
-            "clips that they were made of"
-        )
-    if found.index.format != "wds" or any(shard.records_sha256 for shard in found.index.shards):
-        raise DataError(
-            f"{folder}: format: {found.index.format}: only tars that `gcg pack` wrote can be "
-            "inspected; write them so with `gcg pack IN OUT --from wds` or `--from mds`"
-        )
     limit = TimeLimit(decode_timeout_s, setting="--decode-timeout")
-    seen: set[str] = set()
-    try:
-        for shard in found.index.shards:
-            entries = _entries(folder, shard, found.faults)
-            test = partial(_test, folder / shard.name, quick, limit)
-            good: list[SampleEntry] = []
-            for entry, result in zip(entries, map_in_order(test, entries, threads), strict=True):
-                reason = "the key is in another shard too" if entry.key in seen else result.reason
-                seen.add(entry.key)
-                if reason is None:
-                    good.append(entry)
-                    found.codecs[result.codec] += 1
-                else:
-                    found.faults.append(Fault(shard.name, entry.key, reason))
-                progress(1)
-            progress(max(0, shard.num_samples - len(entries)))
-            found.good.append(good)
-    finally:
-        limit.close()
+    with open_source(place, storage, as_found=True) as source:
+        found = Inspection(source.name, storage, source.index)
+        rows = streaming_rows(source, found.note)
+        index_faults(source.index, rows, found.note)
+        seen: set[str] = set()
+        try:
+            for number, shard in enumerate(source.shards):
+                source.prefetch([number], range(number + 1, min(number + 2, len(source.shards))))
+                listed = _list(source, number, rows, found)
+                test = partial(_test, source, number, quick, limit)
+                good: list[SampleEntry] = []
+                results = map_in_order(test, listed.entries, threads)
+                for entry, result in zip(listed.entries, results, strict=True):
+                    reason = "the key is in another shard too" if entry.key in seen else None
+                    seen.add(entry.key)
+                    if (reason := reason or result.reason) is None:
+                        good.append(entry)
+                        found.codecs[result.codec] += 1
+                    else:
+                        found.note(shard.name, reason, entry.key)
+                        if listed.whole and not listed.scanned and result.unread:
+                            _note_stale(found, shard.name)
+                    progress(1)
+                progress(max(0, shard.num_samples - len(listed.entries)))
+                found.good.append(good)
+        finally:
+            limit.close()
     return found
 
 
-def _entries(folder: Path, shard: ShardInfo, faults: list[Fault]) -> Sequence[SampleEntry]:
-    """The samples to test, from the tar if it is the one in the index, else from its sidecar."""
-    path = folder / shard.name
-
-    def note(reason: object, key: str | None = None) -> None:
-        faults.append(Fault(shard.name, key, str(reason)))
-
+def _list(source: ShardSource, number: int, rows: dict[str, dict], found: Inspection) -> _Listed:
+    """From the shard if it is the one in the index, else from its sidecar, whose checksums tell
+    which samples the damage is in."""
+    shard = source.shards[number]
     sidecar = None
     try:
-        sidecar = read_entries(folder, shard)
+        sidecar = read_entries(source.place, shard)
+        _check_records(source, number)
+    except StorageError:
+        raise
     except DataError as error:
-        note(error)
+        found.note(shard.name, error)
     try:
-        whole = _check_bytes(path, shard)
-    except OSError as error:
-        note(f"{error.strerror or error}: all its {shard.num_samples} samples are lost")
-        return []
-    if whole is not None:
-        note(whole)
+        fault = fault_of(source, number)
+    except LostShardError as error:
+        found.note(shard.name, f"{error}: all its {shard.num_samples} samples are lost")
+        found.damaged.add(number)
+        return _Listed([])
+    if fault is not None:
+        found.note(shard.name, fault)
+        found.damaged.add(number)
         if sidecar is not None:
-            return sidecar  # its checksums tell which samples the damage is in
+            return _Listed(sidecar)
     try:
-        tar = scan_tar(path)
+        there = scan(source, number, rows)
     except DataError as error:
-        note(error)
-        return []
-    for entry, there in zip(sidecar or tar, tar, strict=False):
-        if entry != there:
-            note("its sidecar has another place, size or checksum than the tar", there.key)
-    return tar
+        if sidecar is not None:  # others wrote it
+            return _Listed(sidecar, whole=True)
+        if fault is None:
+            _note_stale(found, shard.name)
+        else:
+            found.note(shard.name, error)
+        return _Listed([])
+    if sidecar is None:
+        return _Listed(there, fault is None, scanned=True)
+    return _Listed(_held_against(sidecar, there, shard.name, found), True, scanned=True)
 
 
-def _check_bytes(path: Path, shard: ShardInfo) -> str | None:
-    size = path.stat().st_size
-    if size != shard.bytes:
-        return f"{size} bytes, index.json says {shard.bytes}"
-    return None if sha256_of(path) == shard.sha256 else "SHA-256 is not the one in index.json"
-
-
-def _test(path: Path, quick: bool, limit: TimeLimit, entry: SampleEntry) -> Checked:
+def _check_records(source: ShardSource, number: int) -> None:
+    shard = source.shards[number]
+    if not shard.records_sha256:
+        return
+    path = source.place.at(shard.records_name)
     try:
-        data, record = read_sample(path, entry)
-        asked = len(record.questions)
-        if (record.frame_count, asked) != (entry.frame_count, entry.num_questions):
-            return Checked(
-                f"its record has {record.frame_count} frames and {asked} questions, its index "
-                f"{entry.frame_count} and {entry.num_questions}"
+        data = source.place.read(shard.records_name)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or 'missing'})") from None
+    if hashlib.sha256(data).hexdigest() != shard.records_sha256:
+        raise DataError(f"{path}: SHA-256 is not the one in the index")
+
+
+def _held_against(
+    sidecar: list[SampleEntry], there: list[SampleEntry], name: str, found: Inspection
+) -> list[SampleEntry]:
+    """The sidecar's samples as they are in the shard. The shard may hold more: those that
+    `gcg index` left out."""
+    by_key = {entry.key: entry for entry in there}
+    entries = []
+    for entry in sidecar:
+        if entry.key not in by_key:
+            found.note(name, "in its sidecar, but not in the shard", entry.key)
+            continue
+        if entry != by_key[entry.key]:
+            found.note(
+                name, "its sidecar has another place, size or checksum than the shard", entry.key
             )
-        if quick:
-            return Checked(None, record.codec or "unknown")
-        info = limit.run(partial(decode_test, data, name=entry.video.name), entry.video.name)
-        if info.frame_count != entry.frame_count:
-            return Checked(f"{info.frame_count} frames decode, its index says {entry.frame_count}")
-        return Checked(None, info.codec)
+        entries.append(by_key[entry.key])
+    return entries
+
+
+def _note_stale(found: Inspection, name: str) -> None:
+    if name in found.stale:
+        return
+    found.stale.append(name)
+    found.note(
+        name,
+        "is whole, but what lies beside it does not fit it: run `gcg index` again, which makes it "
+        "anew from the shard",
+    )
+
+
+def _test(
+    source: ShardSource, number: int, quick: bool, limit: TimeLimit, entry: SampleEntry
+) -> Checked:
+    try:
+        sample = source.read(number, entry)
+    except StorageError:
+        raise
+    except (DataError, OSError) as error:
+        where = f"{source.place.at(source.shards[number].name)}: "
+        reason = str(error).removeprefix(where).removesuffix(f"; {REMEDY}")
+        return Checked(reason, unread=True)
+    record = sample.record
+    asked = len(record.questions)
+    if (record.frame_count, asked) != (entry.frame_count, entry.num_questions):
+        return Checked(
+            f"its record has {record.frame_count} frames and {asked} questions, its index "
+            f"{entry.frame_count} and {entry.num_questions}",
+            unread=True,
+        )
+    if quick:
+        return Checked(None, record.codec or "unknown")
+    name = entry.video.name
+    work = partial(_decode, source, sample, entry, name)
+    try:
+        return limit.run(work, name)
     except (MemoryError, TooManyStuckError):
         raise
     except DataError as error:
         return Checked(str(error))
     except Exception as error:  # a clip can break a decoder in any way
-        return Checked(" ".join(f"{type(error).__name__}: {error}".split()))
+        return Checked(f"{type(error).__name__}: {error}")
 
 
-def read_sample(path: Path, entry: SampleEntry) -> tuple[bytes, Video]:
-    """A sample's clip and record out of a tar.
+def _decode(source: ShardSource, sample: Sample, entry: SampleEntry, name: str) -> Checked:
+    if source.features is not None:
+        from dataloaders.feature_reader import FeatureReader
 
-    Raises:
-        DataError: the bytes are not the ones of the entry, or the record is no manifest row.
-        OSError: the file cannot be read.
-    """
-    with path.open("rb") as file:
-        data = _member(file.fileno(), entry.video)
-        text = _member(file.fileno(), entry.record)
-    try:
-        return data, Video.model_validate_json(text)
-    except ValidationError as error:
-        raise DataError(f"{entry.record.name}: {describe(error)}") from None
-
-
-def _member(fd: int, member: Member) -> bytes:
-    data = os.pread(fd, member.size, member.offset)
-    if len(data) != member.size or crc32_of(data) != member.crc32:
-        raise DataError(
-            f"{member.name}: {len(data)} bytes with CRC-32 {crc32_of(data):08x}, its index says "
-            f"{member.size} with {member.crc32:08x}"
-        )
-    return data
+        read = FeatureReader(source.features)
+        read(sample.video_bytes, np.arange(1), frame_count=entry.frame_count, name=name)
+        return Checked(None, "features")
+    info = decode_test(sample.video_bytes, name=name)
+    if info.frame_count != entry.frame_count:
+        return Checked(f"{info.frame_count} frames decode, its index says {entry.frame_count}")
+    return Checked(None, info.codec)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
+import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,12 +16,15 @@ from dataloaders.storage.cache import RemoteFile
 from dataloaders.storage.folder import Folder, LocalFolder
 from dataloaders.storage.options import StorageOptions
 from dataloaders.storage.shard_files import CachedShards, ShardFiles
+from dataloaders.storage.work_folder import remove_dead, work_folder
+
+logger = logging.getLogger(__name__)
 
 _REMEDY = "run `gcg pack` again, or `gcg index` where the shards come from elsewhere"
 
 
-def compressed(place: Folder) -> dict[str, Any]:
-    """The rows of streaming's ``index.json`` by shard, if any shard is there compressed only.
+def read_rows(place: Folder) -> dict[str, Any]:
+    """The rows of streaming's ``index.json`` by shard.
 
     Raises:
         DataError: the index is missing or damaged.
@@ -30,8 +33,7 @@ def compressed(place: Folder) -> dict[str, Any]:
     path = place.at(INDEX_NAME)
     try:
         rows = json.loads(place.read(INDEX_NAME))["shards"]
-        found = {row["raw_data"]["basename"]: row for row in rows}
-        packed = [name for name, row in found.items() if row["zip_data"]]
+        return {row["raw_data"]["basename"]: {"zip_data": None, **row} for row in rows}
     except OSError as error:
         raise DataError(
             f"{path}: cannot be read ({error.strerror or 'missing'}); {_REMEDY}"
@@ -40,6 +42,12 @@ def compressed(place: Folder) -> dict[str, Any]:
         raise
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: not an MDS index ({error!r}); {_REMEDY}") from None
+
+
+def compressed(place: Folder) -> dict[str, Any]:
+    """As ``read_rows``, if any shard is there compressed only; else nothing."""
+    found = read_rows(place)
+    packed = [name for name, row in found.items() if row["zip_data"]]
     if isinstance(place, LocalFolder):  # one that was unpacked here is read where it lies
         packed = [name for name in packed if not (place.path / name).exists()]
     return found if packed else {}
@@ -65,6 +73,8 @@ def unpacked_shards(
     missing = [name for name, _, _ in files if name not in rows]
     if missing:
         raise DataError(f"{place.at(INDEX_NAME)}: has no {missing[0]}; {_REMEDY}")
+    if dead := remove_dead(_unpacking(options)):
+        logger.info("%s: removed what %d killed processes left", _unpacking(options), dead)
     remote = [
         RemoteFile(join(place.location, *name.split("/")), size, sha256)
         for name, size, sha256 in files
@@ -85,26 +95,17 @@ class _Unpacker:
     def __call__(self, file: RemoteFile, path: Path) -> None:
         from dataloaders import mds_library as mds
 
-        # What a killed run left here is cleared by the next to fetch the same shard.
-        work = self._options.cache_dir.parent / "unpacking" / file.cached_name
-        shutil.rmtree(work, ignore_errors=True)
-        work.mkdir(parents=True)
         try:
-            arrived = mds.fetch_shard(
-                self._location,
-                work,
-                self._rows[file.url],
-                retries=self._options.retries,
-                timeout=self._options.timeout_s,
-            )
-            size, digest = arrived.stat().st_size, sha256_of(arrived)
-            if (size, digest) != (file.bytes, file.sha256):
-                raise StorageError(
-                    f"{file.url}: unpacked to {size} bytes with SHA-256 {digest[:16]}…, its index "
-                    f"says {file.bytes} with {(file.sha256 or '')[:16]}…; upload it again, or "
-                    f"{_REMEDY}"
+            with work_folder(_unpacking(self._options) / file.cached_name) as work:
+                arrived = mds.fetch_shard(
+                    self._location,
+                    work,
+                    self._rows[file.url],
+                    retries=self._options.retries,
+                    timeout=self._options.timeout_s,
                 )
-            arrived.replace(path)
+                self._check(arrived, file)
+                arrived.replace(path)
         except (DataError, MemoryError):
             raise
         except Exception as error:  # each store and each compression has errors of its own
@@ -112,5 +113,18 @@ class _Unpacker:
                 f"{file.url}: cannot be fetched and unpacked ({type(error).__name__}: {error}); "
                 "check the address, the network and the credentials"
             ) from None
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
+
+    @staticmethod
+    def _check(arrived: Path, file: RemoteFile) -> None:
+        size, digest = arrived.stat().st_size, sha256_of(arrived)
+        if size != file.bytes or file.sha256 not in (None, digest):
+            raise StorageError(
+                f"{file.url}: unpacked to {size} bytes with SHA-256 {digest[:16]}…, its index "
+                f"says {file.bytes} with {(file.sha256 or '')[:16]}…; upload it again, or "
+                f"{_REMEDY}"
+            )
+
+
+def _unpacking(options: StorageOptions) -> Path:
+    """Beside the cache, on the same disk: what is whole is renamed into it."""
+    return options.cache_dir.parent / "unpacking"

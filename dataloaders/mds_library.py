@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -21,7 +21,8 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from dataloaders.errors import DataError
-from dataloaders.index import INDEX_NAME
+from dataloaders.index import INDEX_NAME, ShardInfo
+from dataloaders.shard_source import pread_all
 
 try:
     from streaming.base.format import MDSWriter, reader_from_json
@@ -56,6 +57,24 @@ class Column:
 def open_writer(folder: Path) -> MDSWriter:
     """An MDSWriter that cuts shards only where it is told to."""
     return MDSWriter(columns=COLUMNS, out=str(folder), hashes=[HASH], size_limit=None)
+
+
+def go_on_after(writer: MDSWriter, shards: Iterable[ShardInfo]) -> None:
+    """Give a new writer the rows of shards that another wrote with the same settings: it numbers
+    its own after them, and lists them in its index."""
+    writer.shards += [
+        {
+            "samples": shard.num_samples,
+            "raw_data": {
+                "basename": shard.name,
+                "bytes": shard.bytes,
+                "hashes": {HASH: shard.sha256},
+            },
+            "zip_data": None,
+            **writer.get_config(),
+        }
+        for shard in shards
+    ]
 
 
 def cut(writer: MDSWriter) -> dict[str, Any]:
@@ -110,9 +129,16 @@ def samples(reader: MDSReader) -> Iterator[dict[str, Column]]:
     Raises:
         DataError: the offsets do not fit the file: it is damaged, or not an MDS shard.
     """
+    with Path(reader.dirname, reader.raw_data.basename).open("rb") as file:
+        yield from samples_of(reader, file.fileno())
+
+
+def samples_of(reader: MDSReader, fd: int) -> Iterator[dict[str, Column]]:
+    """As :func:`samples`, of an open file, wherever it lies."""
     path = Path(reader.dirname, reader.raw_data.basename)
-    size = path.stat().st_size
-    table = np.fromfile(path, np.uint32, reader.samples + 2).astype(np.int64)
+    size = os.fstat(fd).st_size
+    head = pread_all(fd, 0, 4 * (reader.samples + 2))
+    table = np.frombuffer(head[: len(head) // 4 * 4], np.uint32).astype(np.int64)
     offsets = table[1:]
     if len(table) != reader.samples + 2 or table[0] != reader.samples or offsets[-1] != size:
         raise DataError(
@@ -123,7 +149,7 @@ def samples(reader: MDSReader) -> Iterator[dict[str, Column]]:
     for number, begin in enumerate(offsets[:-1].tolist()):
         if not begin < offsets[number + 1]:
             raise DataError(f"{path}: sample {number}: ends before byte {begin}, where it begins")
-        data = reader.get_sample_data(number)
+        data = pread_all(fd, begin, int(offsets[number + 1]) - begin)
         yield _columns(path, reader, number, data, begin)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from dataloaders import mds_library as mds
@@ -55,6 +56,10 @@ class MdsShardWriter:
         self._open = False
         self.shards: list[ShardInfo] = []
 
+    def go_on_after(self, shards: Sequence[ShardInfo]) -> None:
+        mds.go_on_after(self._writer, shards)
+        self.shards += shards
+
     def add(self, clip: Clip) -> None:
         if self._open and self._size + len(clip.data) > self._limit:
             self.close_shard()
@@ -98,22 +103,33 @@ class MdsShardWriter:
         shutil.rmtree(self._work, ignore_errors=True)
 
 
-def scan_mds(reader: mds.MDSReader) -> list[SampleEntry]:
-    """Index a shard of ours by reading it whole."""
-    entries = []
-    for columns in mds.samples(reader):
-        key, suffix = columns["key"].value(), columns["suffix"].value()
-        record = Video.model_validate_json(columns["record"].data)
-        entries.append(
-            SampleEntry(
-                key,
-                member(f"{key}.{suffix}", columns["video"]),
-                member(f"{key}.json", columns["record"]),
-                record.frame_count or 0,
-                len(record.questions),
-            )
-        )
-    return entries
+def scan_mds(reader: mds.MDSReader, fd: int | None = None) -> list[SampleEntry]:
+    """Index a shard of ours by reading it whole. ``fd``: of its file, if it lies elsewhere.
+
+    Raises:
+        DataError: it is damaged, or others wrote it.
+    """
+    if set(reader.column_names) != set(mds.COLUMNS):
+        raise DataError(f"{reader.raw_data.basename}: has other columns than `gcg pack` writes")
+    found = mds.samples(reader) if fd is None else mds.samples_of(reader, fd)
+    try:
+        return [_entry(columns) for columns in found]
+    except DataError:
+        raise
+    except ValueError as error:  # no text, or no manifest row
+        raise DataError(f"{reader.raw_data.basename}: a damaged record or key ({error})") from None
+
+
+def _entry(columns: dict[str, mds.Column]) -> SampleEntry:
+    key, suffix = columns["key"].value(), columns["suffix"].value()
+    record = Video.model_validate_json(columns["record"].data)
+    return SampleEntry(
+        key,
+        member(f"{key}.{suffix}", columns["video"]),
+        member(f"{key}.json", columns["record"]),
+        record.frame_count or 0,
+        len(record.questions),
+    )
 
 
 def member(name: str, column: mds.Column) -> Member:

@@ -15,6 +15,7 @@ def open_source(
     storage: StorageOptions | None = None,
     *,
     max_lost_share: float = 0.0,
+    as_found: bool = False,
 ) -> ShardSource:
     """Open a packed data set for reading. Close it, or use it as a context manager.
 
@@ -23,12 +24,13 @@ def open_source(
         storage: settings for a URL.
         max_lost_share: the share of samples, 0..1, that may lie in missing or damaged shards of a
             folder: reading them fails one by one.
+        as_found: open it in whatever state it is, for inspection.
 
     Raises:
         DataError: there is none, or more of it is lost.
         StorageError: its URL cannot be reached.
     """
-    return ShardSource(place, storage, max_lost_share=max_lost_share)
+    return ShardSource(place, storage, max_lost_share=max_lost_share, as_found=as_found)
 
 
 def format_of(place: str | os.PathLike[str], storage: StorageOptions | None = None) -> str:

@@ -54,6 +54,8 @@ def reusable(out: Path, made_of: str, overwrite: bool) -> DatasetIndex | None:
         whole = all((out / s.name).stat().st_size == s.bytes for s in index.shards)
     except (DataError, OSError):
         index, whole = None, False
+    if index is None and (out / JOURNAL_NAME).exists():
+        return None  # streaming's index alone: a pack that ended just before ours was written
     if index is not None and index.input_fingerprint == made_of:
         if whole:
             return index

@@ -1,4 +1,4 @@
-"""What is good of a damaged packed folder, packed again into a new one."""
+"""What is good of a damaged data set, packed again in the same format into a new folder."""
 
 from __future__ import annotations
 
@@ -8,15 +8,18 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from dataloaders.convert_shards import read_clip
 from dataloaders.errors import DataError
-from dataloaders.index import INDEX_NAME, DatasetIndex, write_atomic, write_index
-from dataloaders.ingest import Clip
-from dataloaders.inspect_shards import Inspection, read_sample
+from dataloaders.index import DatasetIndex, ShardInfo, index_path, write_atomic, write_index
+from dataloaders.ingest import BadVideo
+from dataloaders.inspect_shards import Inspection
 from dataloaders.left_out import QUARANTINE_NAME
+from dataloaders.open_source import open_source
 from dataloaders.out_folder import clear
-from dataloaders.shard_writer import TarShardWriter
-
-_NO_LIMIT = 1 << 62
+from dataloaders.shard_source import ShardSource
+from dataloaders.shard_writer import LARGEST_LIMIT, open_writer
+from dataloaders.storage.folder import LocalFolder, open_folder
+from dataloaders.whole_shard import take_as_found
 
 
 @dataclass(frozen=True)
@@ -30,32 +33,31 @@ class Repaired:
 
 
 def repair(found: Inspection, out: str | os.PathLike[str]) -> Repaired:
-    """Write the good samples of an inspected folder into ``out``, a shard for a shard.
+    """Write the good samples of an inspected data set into ``out``, a shard for a shard.
 
-    ``out`` is complete once its ``index.json`` is there, which is written last; an attempt that was
+    ``out`` is complete once its index is there, which is written last; an attempt that was
     interrupted is begun again. ``quarantine.jsonl`` lists what was left out, and why.
 
     Raises:
-        DataError: ``out`` is the folder itself or holds a data set, or nothing is good.
+        DataError: ``out`` is the folder itself or holds a data set, nothing is good, or samples
+            that are there could not be read for want of a right sidecar.
+        StorageError: its URL cannot be reached.
     """
     out = Path(out)
-    check_target(found.folder, out)
+    check_target(found.place, out)
+    if found.stale:
+        raise DataError(
+            f"{found.place}: {found.stale[0]} is whole, but what lies beside it does not fit it: "
+            f"run `gcg index {found.place}` first, so that none of its samples is lost"
+        )
     if not found.num_good:
-        raise DataError(f"{found.folder}: not one good sample is left; run `gcg pack` again")
+        raise DataError(f"{found.place}: not one good sample is left; run `gcg pack` again")
     clear(out)
-    writer = TarShardWriter(out, _NO_LIMIT)
-    try:
-        for shard, entries in zip(found.index.shards, found.good, strict=True):
-            for entry in entries:
-                data, record = read_sample(found.folder / shard.name, entry)
-                suffix = entry.video.name.removeprefix(entry.key + ".")
-                writer.add(Clip(entry.key, suffix, data, record))
-            writer.close_shard()
-    finally:
-        writer.abandon()
+    with open_source(found.place, found.storage, as_found=True) as source:
+        shards = _write(found, source, out)
     _list_faults(out, found)
     origin = hashlib.sha256(f"repaired {found.index.fingerprint}".encode()).hexdigest()[:32]
-    index = DatasetIndex(tuple(writer.shards), origin)
+    index = DatasetIndex(tuple(shards), origin, found.index.format, found.index.features)
     write_index(out, index)
     return Repaired(
         folder=out,
@@ -65,17 +67,40 @@ def repair(found: Inspection, out: str | os.PathLike[str]) -> Repaired:
     )
 
 
-def check_target(folder: Path, out: Path) -> None:
-    """Raise DataError unless ``out`` can take what is good of ``folder``."""
-    if out.resolve() == folder.resolve():
+def _write(found: Inspection, source: ShardSource, out: Path) -> list[ShardInfo]:
+    format = found.index.format
+    writer = open_writer(format, out, LARGEST_LIMIT[format])
+    try:
+        for number, entries in enumerate(found.good):
+            if number in found.damaged and entries:
+                take_as_found(source, number)
+            for entry in entries:
+                clip = read_clip(source, number, entry)
+                if isinstance(clip, BadVideo):
+                    raise DataError(
+                        f"{found.place}: {clip.path}: {clip.key}: was good and is not any more "
+                        f"({clip.reason}); inspect it again"
+                    )
+                writer.add(clip)
+            writer.close_shard()
+        writer.finish()
+    finally:
+        writer.abandon()
+    return writer.shards
+
+
+def check_target(place: str | os.PathLike[str], out: Path) -> None:
+    """Raise DataError unless ``out`` can take what is good of ``place``."""
+    folder = open_folder(place)
+    if isinstance(folder, LocalFolder) and out.resolve() == folder.path.resolve():
         raise DataError(f"{out}: is the damaged folder itself; name a new one")
-    if (out / INDEX_NAME).exists():
+    if index_path(out).exists():
         raise DataError(f"{out}: holds a data set already; name a new folder")
 
 
 def _list_faults(out: Path, found: Inspection) -> None:
     rows = (
-        {"data": str(found.folder), "stage": "repair", "shard": fault.shard, "key": fault.key,
+        {"data": found.place, "stage": "repair", "shard": fault.shard, "key": fault.key,
          "reason": fault.reason}
         for fault in found.faults
     )  # fmt: skip

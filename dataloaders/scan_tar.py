@@ -22,9 +22,16 @@ def scan_tar(path: Path) -> list[SampleEntry]:
     Raises:
         DataError: the tar is damaged, or a sample is not exactly one clip and one record.
     """
+    with path.open("rb") as file:
+        return scan_tar_file(file, str(path))
+
+
+def scan_tar_file(file: BinaryIO, path: str) -> list[SampleEntry]:
+    """As :func:`scan_tar`, of an open file. ``path``: what messages call it."""
     entries: list[SampleEntry] = []
+    file.seek(0)
     try:
-        with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
+        with tarfile.open(fileobj=file, mode="r:") as tar:
             members = [info for info in tar if info.isfile()]
             _check_end(path, file, tar.offset)
             for group in _by_key(path, members):
@@ -34,7 +41,7 @@ def scan_tar(path: Path) -> list[SampleEntry]:
     return entries
 
 
-def _check_end(path: Path, file: BinaryIO, offset: int) -> None:
+def _check_end(path: str, file: BinaryIO, offset: int) -> None:
     # tarfile takes a header that it cannot read for the end and says nothing.
     block = os.pread(file.fileno(), tarfile.BLOCKSIZE, offset)
     if block != tarfile.NUL * tarfile.BLOCKSIZE:
@@ -44,7 +51,7 @@ def _check_end(path: Path, file: BinaryIO, offset: int) -> None:
         )
 
 
-def _by_key(path: Path, members: list[tarfile.TarInfo]) -> Iterator[dict[str, tarfile.TarInfo]]:
+def _by_key(path: str, members: list[tarfile.TarInfo]) -> Iterator[dict[str, tarfile.TarInfo]]:
     group: dict[str, tarfile.TarInfo] = {}
     current, seen = None, set()
     for info in members:
@@ -68,7 +75,7 @@ def split_name(name: str) -> tuple[str, str]:
     return folder + slash + stem, suffix
 
 
-def _entry(path: Path, file: BinaryIO, group: Mapping[str, tarfile.TarInfo]) -> SampleEntry:
+def _entry(path: str, file: BinaryIO, group: Mapping[str, tarfile.TarInfo]) -> SampleEntry:
     key, _ = split_name(next(iter(group.values())).name)
     clips = [suffix for suffix in group if suffix != RECORD_SUFFIX]
     if len(clips) != 1 or RECORD_SUFFIX not in group:

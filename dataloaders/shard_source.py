@@ -13,12 +13,14 @@ import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
 from dataloaders.errors import DataError, StorageError
 from dataloaders.feature_info import FeatureInfo
 from dataloaders.index import (
+    DatasetIndex,
     Member,
     SampleEntry,
     ShardInfo,
@@ -30,13 +32,13 @@ from dataloaders.manifest import Video, describe
 from dataloaders.mds_compressed import compressed, unpacked_shards
 from dataloaders.recover import rebuild_entries
 from dataloaders.source import Sample
-from dataloaders.storage.folder import LocalFolder, open_folder
+from dataloaders.storage.folder import Folder, LocalFolder, open_folder
 from dataloaders.storage.options import StorageOptions
-from dataloaders.storage.shard_files import open_shards
+from dataloaders.storage.shard_files import ShardFiles, open_shards
 
 logger = logging.getLogger(__name__)
 
-_REMEDY = "repair it with `gcg inspect SHARDS --repair OUT`, or run `gcg pack` again"
+REMEDY = "repair it with `gcg inspect SHARDS --repair OUT`, or run `gcg pack` again"
 
 
 class ShardSource:
@@ -56,6 +58,7 @@ class ShardSource:
         max_lost_share: the share of samples, 0..1, that may lie in shards which are missing or
             not the size their index says. Such shards are warned of, and what cannot be read of
             them is refused sample by sample.
+        as_found: open it in whatever state it is, for inspection.
 
     Raises:
         DataError: no index, no shards, or a larger share in damaged local shards.
@@ -71,18 +74,19 @@ class ShardSource:
         max_indexed: int = 256,
         retries: int = 2,
         max_lost_share: float = 0.0,
+        as_found: bool = False,
     ):
         self._place = open_folder(place, storage)
         self._index = read_index(self._place)
         self._fingerprint = self._index.fingerprint
         files = [(shard.name, shard.bytes, shard.sha256) for shard in self._index.shards]
-        packed = compressed(self._place) if self._index.format == "mds" else {}
+        packed = self._packed = self._compressed(as_found)
         self.compressed = bool(packed)  # they lie there in another form than the index describes
         if packed:
             options = storage or StorageOptions()
             self._files = unpacked_shards(self._place, files, packed, options, self.entries)
         else:
-            if isinstance(self._place, LocalFolder):
+            if isinstance(self._place, LocalFolder) and not as_found:
                 self._check_sizes(self._place.path, max_lost_share)
             self._files = open_shards(self._place, files, max_open=max_open, warm=self.entries)
         self._retries = retries
@@ -91,9 +95,40 @@ class ShardSource:
         self._records: OrderedDict[str, bytes] = OrderedDict()
         self._lock = threading.Lock()
 
+    def _compressed(self, as_found: bool) -> dict[str, Any]:
+        if self._index.format != "mds":
+            return {}
+        try:
+            return compressed(self._place)
+        except StorageError:
+            raise
+        except DataError:
+            if as_found:
+                return {}
+            raise
+
     @property
     def name(self) -> str:
         return self._place.location
+
+    @property
+    def place(self) -> Folder:
+        return self._place
+
+    @property
+    def index(self) -> DatasetIndex:
+        return self._index
+
+    def stored_name(self, shard: int) -> str:
+        """What lies at the place for a shard: an archive of it where shards lie compressed."""
+        name = self._index.shards[shard].name
+        archive = self._packed[name]["zip_data"] if self._packed else None
+        return str(archive["basename"]) if archive else name
+
+    @property
+    def files(self) -> ShardFiles:
+        """The shards' own files, to be read whole."""
+        return self._files
 
     @property
     def shards(self) -> Sequence[ShardInfo]:
@@ -118,7 +153,7 @@ class ShardSource:
                 lost += shard.num_samples
         if faults and lost > max_lost_share * total:
             others = f" (and {len(faults) - 1} more shards)" if len(faults) > 1 else ""
-            raise DataError(f"{faults[0]}{others}; {_REMEDY}")
+            raise DataError(f"{faults[0]}{others}; {REMEDY}")
         for fault in faults:
             logger.warning("%s; those of its clips that cannot be read are skipped", fault)
 
@@ -167,7 +202,7 @@ class ShardSource:
             return Video.model_validate_json(text)
         except ValidationError as error:
             raise DataError(
-                f"{self._path(shard)}: {entry.record.name}: {describe(error)}; {_REMEDY}"
+                f"{self._path(shard)}: {entry.record.name}: {describe(error)}; {REMEDY}"
             ) from None
 
     def _beside(self, name: str, member: Member) -> bytes:
@@ -199,7 +234,7 @@ class ShardSource:
             raise DataError(
                 f"{self._path(shard)}: {member.name}: {len(data)} bytes with CRC-32 "
                 f"{crc32_of(data):08x}, its index says {member.size} with {member.crc32:08x}; "
-                f"{_REMEDY}"
+                f"{REMEDY}"
             )
         return data
 
@@ -209,7 +244,7 @@ class ShardSource:
                 with self._files.open(shard) as fd:
                     return pread_all(fd, offset, size)
             except FileNotFoundError as error:
-                raise DataError(f"{self._path(shard)}: {error.strerror}; {_REMEDY}") from None
+                raise DataError(f"{self._path(shard)}: {error.strerror}; {REMEDY}") from None
             except OSError:
                 if attempt == self._retries:
                     raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -20,6 +21,10 @@ class ShardWriter(Protocol):
     """Writes clips one after the other, whatever the format; the cuts are the same in each."""
 
     shards: list[ShardInfo]
+
+    def go_on_after(self, shards: Sequence[ShardInfo]) -> None:
+        """Count shards as written that an earlier attempt left whole; before anything is added."""
+        ...
 
     def add(self, clip: Clip) -> None:
         """Write a clip; before it, close a shard that it would make too big."""
@@ -71,6 +76,9 @@ class TarShardWriter:
         self._tar: TarWriter | None = None
         self._size = 0
         self.shards: list[ShardInfo] = []
+
+    def go_on_after(self, shards: Sequence[ShardInfo]) -> None:
+        self.shards += shards
 
     def add(self, clip: Clip) -> None:
         if self._tar is not None and self._size + len(clip.data) > self._limit:

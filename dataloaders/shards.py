@@ -107,11 +107,11 @@ def pack(
         layout = Layout(format, shard_bytes, most)
     fingerprint = _input_fingerprint(rows, ingest, layout)
     done = reusable(out, fingerprint, overwrite)
-    if done is not None:
-        return PackReport(out, done.shards, *read_quarantine(out), True, 0, fingerprint)
     journal = Journal(out, fingerprint)
-    # MDSWriter begins at shard 0: an interrupted pack of MDS begins anew.
-    kept = journal.read() if format == "wds" else Finished()
+    if done is not None:
+        journal.remove()
+        return PackReport(out, done.shards, *read_quarantine(out), True, 0, fingerprint)
+    kept = journal.read()
     clear(out, keep=kept.shards)
     journal.begin(kept)
     if kept.shards:
@@ -162,7 +162,7 @@ def _write_shards(
     gives the bytes of a pack that was never interrupted.
     """
     writer = open_writer(layout.format, out, layout.shard_bytes)
-    writer.shards += kept.shards
+    writer.go_on_after(kept.shards)
     bad, noted, in_shard = list(kept.bad), len(kept.bad), 0
 
     def note(rows_done: int) -> None:

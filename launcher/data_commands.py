@@ -63,7 +63,7 @@ def add_to(stages: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     stage.set_defaults(run=pack)
 
     stage = stages.add_parser("index", help="make shards that others wrote readable here")
-    stage.add_argument("folder", type=Path, metavar="FOLDER", help="of tars, or of MDS shards")
+    stage.add_argument("folder", metavar="FOLDER", help="of tars, or of MDS shards; on a disk")
     stage.add_argument(
         "--records", type=Path, metavar="MANIFEST", help="rows for the samples, found by key"
     )
@@ -181,15 +181,23 @@ def index(args: argparse.Namespace) -> int:
 
     from dataloaders.foreign import Names
     from dataloaders.index_folder import index_folder
+    from dataloaders.location import is_url
 
-    with tqdm(desc=f"index {args.folder.name}", unit="B", unit_scale=True) as bar:
+    if is_url(args.folder):
+        raise UserError(
+            f"{args.folder}: is a URL; `gcg index` reads whole shards and writes beside them: copy "
+            "the folder to a disk, index it there, and upload gcg.index.json, *.index.jsonl and "
+            "*.records.jsonl to the shards"
+        )
+    folder = Path(args.folder)
+    with tqdm(desc=f"index {folder.name}", unit="B", unit_scale=True) as bar:
 
         def advance(size: int, total: int) -> None:
             bar.total = total
             bar.update(size)
 
         report = index_folder(
-            args.folder,
+            folder,
             records=args.records,
             names=Names(args.video_column, args.key_column, args.record_column),
             verify=args.verify,
@@ -197,10 +205,10 @@ def index(args: argparse.Namespace) -> int:
             progress=advance,
         )
     say(
-        f"{args.folder}: indexed {report.num_samples} videos, {report.num_questions} questions, "
+        f"{folder}: indexed {report.num_samples} videos, {report.num_questions} questions, "
         f"{len(report.shards)} {report.format} shards ({report.kept} unchanged since last time); "
         f"{len(report.bad)} samples left out"
-        + (f", see {args.folder / 'quarantine.jsonl'}" if report.bad else "")
+        + (f", see {folder / 'quarantine.jsonl'}" if report.bad else "")
     )
     return 0
 

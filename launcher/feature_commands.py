@@ -39,6 +39,7 @@ def pack(args: argparse.Namespace) -> int:
     """`gcg pack --features DIR MANIFEST... OUT`."""
     from tqdm import tqdm
 
+    from dataloaders.bad_questions import BadQuestions
     from dataloaders.feature_pack import pack_feature_files
     from dataloaders.manifest import read_manifest
 
@@ -46,7 +47,8 @@ def pack(args: argparse.Namespace) -> int:
         raise UserError("--features: needs --encoder NAME, what made them; it is kept in the index")
     for manifest in map(Path, args.manifests):
         out = args.out / manifest.stem if len(args.manifests) > 1 else args.out
-        rows = list(read_manifest(manifest))
+        bad = BadQuestions(args.max_bad_questions) if args.max_bad_questions else None
+        rows = list(read_manifest(manifest, bad))
         with tqdm(total=len(rows), desc=f"pack {out.name}", unit="video") as bar:
             report = pack_feature_files(
                 rows,
@@ -57,13 +59,15 @@ def pack(args: argparse.Namespace) -> int:
                 shard_bytes=int((256.0 if args.shard_mb is None else args.shard_mb) * 2**20),
                 min_shards=1 if args.min_shards is None else args.min_shards,
                 overwrite=args.overwrite,
+                bad_questions=bad.found if bad is not None else (),
                 progress=lambda done, total, bar=bar: bar.update(),
             )
         state = "already packed" if report.reused else "packed"
         say(
             f"{out}: {state} features of {report.num_samples} videos, {report.num_questions} "
             f"questions, {len(report.shards)} shards; {len(report.bad)} videos left out"
-            + (f", see {out / 'quarantine.jsonl'}" if report.bad else "")
+            + (f", {len(report.bad_questions)} questions left out" if report.bad_questions else "")
+            + (f", see {out / 'quarantine.jsonl'}" if report.bad or report.bad_questions else "")
         )
     return 0
 

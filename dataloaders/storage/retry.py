@@ -45,9 +45,10 @@ def http_status(error: BaseException) -> int | None:
     response = getattr(error, "response", None)
     if isinstance(response, dict):
         response = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    status = getattr(error, "status", None)
     for value in (
-        getattr(error, "status", None),
-        getattr(error, "code", None),
+        # Not asked for where there is a status: aiohttp warns of it.
+        getattr(error, "code", None) if status is None else status,
         getattr(response, "status_code", response),
     ):
         if isinstance(value, int | str) and str(value).isdigit() and 100 <= int(value) < 600:

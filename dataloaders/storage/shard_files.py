@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -38,6 +39,10 @@ class ShardFiles(Protocol):
         """After bytes that fail their checksum: forget the copy; False where there is none."""
         ...
 
+    def take_as_found(self, number: int, size: int) -> None:
+        """From now on read a damaged file as it lies there: ``size`` bytes, of unknown checksum."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -57,6 +62,9 @@ class LocalShards:
 
     def refetch(self, number: int) -> bool:
         return False
+
+    def take_as_found(self, number: int, size: int) -> None:
+        pass
 
     def close(self) -> None:
         self._files.close()
@@ -88,7 +96,7 @@ class CachedShards:
         warm: Callable[[int], object] = lambda number: None,
     ):
         self._download = download
-        self._shards = files
+        self._shards = list(files)
         self._cache = NodeCache(options.cache_dir, options.cache_bytes)
         self._warm = warm
         self._current: frozenset[int] = frozenset()
@@ -137,9 +145,16 @@ class CachedShards:
         self._ahead.replace([*current, *upcoming])
 
     def refetch(self, number: int) -> bool:
+        if self._shards[number].sha256 is None:
+            return False  # it would come again as it is
         self._cache.discard(self._shards[number])
         self._files.drop(number)
         return True
+
+    def take_as_found(self, number: int, size: int) -> None:
+        # Another name in the cache: it never passes for the whole one.
+        self._shards[number] = replace(self._shards[number], bytes=size, sha256=None)
+        self._files.drop(number)
 
     def close(self) -> None:
         """End the threads, a download in the middle of a shard included."""

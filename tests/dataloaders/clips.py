@@ -48,8 +48,10 @@ def make_clip(
     pixel_format: str = "yuv420p",
     rotation: int = 0,
     streams: int = 1,
+    grey: bool = False,
 ) -> bytes:
-    """A clip of `picture`s at 25 frames a second; `stamps` are other time stamps, in 1/100 s."""
+    """A clip of `picture`s, or of plain grey, at 25 frames a second; `stamps` are other time
+    stamps, in 1/100 s."""
     file = io.BytesIO()
     settings = dict(container_options or {})
     with av.open(file, "w", format=container, container_options=settings) as out:
@@ -66,7 +68,9 @@ def make_clip(
             tracks.append(track)
         for number in range(frames):
             for track in tracks:
-                image = picture(number, track.width, track.height)
+                image = np.full((track.height, track.width, 3), 99, np.uint8)
+                if not grey:
+                    image = picture(number, track.width, track.height)
                 frame = av.VideoFrame.from_ndarray(image, format="rgb24")
                 frame.pts = stamps[number] if stamps is not None else 4 * number
                 frame.time_base = Fraction(1, 100)
@@ -125,6 +129,29 @@ def cut_by_edit_list(data: bytes, hidden: int) -> bytes:
             packet.stream = stream
             packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
             out.mux(packet)
+    return file.getvalue()
+
+
+@lru_cache(maxsize=1)
+def endless_clip() -> bytes:
+    """H.264 in 4K, 4800 frames of it, that takes a minute to decode and a second to make: one group
+    of frames, encoded once, written over and over."""
+    group = make_clip(frames=8, size=(3840, 2160), options={"preset": "ultrafast", "g": "8"},
+                      grey=True)  # fmt: skip
+    file = io.BytesIO()
+    with av.open(io.BytesIO(group)) as source, av.open(file, "w", format="mp4") as out:
+        template = source.streams.video[0]
+        stream = out.add_stream_from_template(template)
+        packets = [packet for packet in source.demux(template) if packet.pts is not None]
+        whole = [(bytes(packet), packet.pts, packet.dts, packet.is_keyframe) for packet in packets]
+        length = len(whole) * (whole[1][2] - whole[0][2])
+        for repeat in range(600):
+            for data, pts, dts, is_key in whole:
+                packet = av.Packet(data)
+                packet.stream, packet.time_base = stream, template.time_base
+                packet.pts, packet.dts = pts + repeat * length, dts + repeat * length
+                packet.is_keyframe = is_key
+                out.mux(packet)
     return file.getvalue()
 
 

@@ -307,7 +307,7 @@ def test_nothing_to_index(tmp_path):
 def write_mds(out: Path, columns: dict[str, str], rows: list[dict], **settings) -> None:
     from streaming.base.format import MDSWriter
 
-    with MDSWriter(columns=columns, out=str(out), size_limit=6000, **settings) as writer:
+    with MDSWriter(columns=columns, out=str(out), **{"size_limit": 6000, **settings}) as writer:
         for row in rows:
             writer.write(row)
 

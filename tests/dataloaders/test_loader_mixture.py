@@ -6,9 +6,12 @@ import json
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from dataloaders.errors import DataError
+from dataloaders.feature_pack import pack_feature_files
+from dataloaders.feature_reader import FeatureReader, feature_info
 from dataloaders.fetch import HostDecoder
 from dataloaders.labels import LabelSet
 from dataloaders.loader import Loader
@@ -25,7 +28,7 @@ from tests.dataloaders.loader_fixtures import (
     damage,
     take,
 )
-from tests.dataloaders.shard_fixtures import collator, label_all, pack_clips
+from tests.dataloaders.shard_fixtures import collator, label_all, pack_clips, video
 
 RULES = (SetRule("first", repeat=2), SetRule("second", repeat=1))
 STREAMS = 4
@@ -116,6 +119,63 @@ def test_other_rules_or_sets_are_another_run(sets: list[Path]):
             other.load_state_dict(state)
     with make(sets[::-1]) as other, pytest.raises(DataError, match=r"data\.data"):
         other.load_state_dict(state)
+
+
+def feature_set(root: Path, first: int, frames: int, encoder: str = "mine") -> Path:
+    """Eight videos with features of their own, in four shards; each value is its video's number."""
+    (root / "arrays").mkdir(parents=True)
+    rows = [
+        video(number, 2).model_copy(update={"duration": 4.0}) for number in range(first, first + 8)
+    ]
+    for number, row in enumerate(rows, start=first):
+        values = np.full((frames, 6), number, dtype=np.float32)
+        np.save(root / "arrays" / f"{row.id}.npy", values)
+    pack_feature_files(rows, root / "arrays", root / "packed", encoder=encoder, min_shards=4)
+    return root / "packed"
+
+
+def features_loader(folders: list[Path]) -> Loader:
+    """As a run builds it: the features are read by what all parts' indexes say."""
+    source = MixedSource([ShardSource(folder) for folder in folders])
+    info = feature_info(source)
+    assert info is not None
+    plan = MixturePlan.for_sources(
+        source.parts, RULES, seed=3, num_streams=STREAMS, global_batch=STREAMS,
+        questions_per_visit=2, block_shards=1,
+    )  # fmt: skip
+    return Loader(
+        source, plan, collator(3), FeatureReader(info), num_frames=FRAMES, decode_threads=2
+    )
+
+
+def test_two_sets_of_features(tmp_path: Path):
+    """Of other lengths, which are taken alike: each video comes with its own features."""
+    folders = [feature_set(tmp_path / "a", 0, FRAMES), feature_set(tmp_path / "b", 100, 9)]
+    with features_loader(folders) as loader:
+        steps = loader.plan.steps_per_epoch(0)
+        state, whole = loader.state_dict(), take(loader, steps)
+    seen: Counter[str] = Counter()
+    for batch in (batch for step in whole for batch in step.micro):
+        assert batch.pixel_values is None
+        assert batch.frame_tokens is not None
+        assert batch.frame_tokens.shape[1:] == (FRAMES, 1, 6)
+        for pair, row in enumerate(batch.video_index.tolist()):
+            name = batch.meta.videos[pair]
+            assert batch.frame_tokens[row].unique().tolist() == [int(name[1:])]
+            seen[name] += 1
+    assert seen == {f"v{n:03d}": 4 for n in range(8)} | {f"v{n}": 2 for n in range(100, 108)}
+    with features_loader(folders) as again:
+        again.load_state_dict(state)
+        assert_same(take(again, steps), whole)
+
+
+def test_features_are_mixed_with_their_like_alone(tmp_path: Path, sets: list[Path]):
+    mine = feature_set(tmp_path / "a", 0, FRAMES)
+    other = feature_set(tmp_path / "b", 100, FRAMES, encoder="other")
+    with pytest.raises(DataError, match=rf"{other}: holds other frames.*encoder other, not mine"):
+        features_loader([mine, other])
+    with pytest.raises(DataError, match=r"data\.mixture: .*holds clips, not features"):
+        features_loader([mine, sets[0]])
 
 
 def test_each_set_has_its_own_budget_and_its_own_replacements(sets: list[Path], tmp_path: Path):

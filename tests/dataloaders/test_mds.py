@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -24,6 +25,7 @@ from dataloaders.shards import pack
 from dataloaders.source import Source
 from dataloaders.storage.check import check_reachable
 from dataloaders.storage.options import StorageOptions
+from dataloaders.storage.work_folder import remove_dead, work_folder
 from tests.dataloaders.loader_fixtures import COUNTS, assert_same, make, take
 from tests.dataloaders.shard_fixtures import (
     clip_bytes,
@@ -219,6 +221,74 @@ def test_compressed_shards_are_unpacked_once_here_and_at_a_url(packed_small, pac
         assert read_all_of(source, 0)
         with pytest.raises(StorageError, match=rf"{name}: cannot be fetched and unpacked"):
             read_all_of(source, 1)
+
+
+KILLED_UNPACKING = """
+import os, signal, sys
+from pathlib import Path
+from dataloaders.open_source import open_source
+from dataloaders.storage.options import StorageOptions
+
+def watch(event, arguments):
+    if event == "os.rename" and "/unpacking/" in os.fspath(arguments[1]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(watch)
+with open_source(sys.argv[1], StorageOptions(Path(sys.argv[2]))) as source:
+    source.read(1, source.entries(1)[0])
+"""
+
+
+# streaming leaves closing the compressed file to the garbage collector.
+@pytest.mark.filterwarnings("ignore:unclosed file .*mds.zstd:ResourceWarning")
+def test_what_a_process_that_was_killed_unpacking_left_is_removed(packed_small, tmp_path):
+    """By whoever opens a set of compressed shards next, whichever it reads; not what lives."""
+    _, folder, _ = packed_small
+    cache = tmp_path / "cache" / "shards"
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED_UNPACKING, str(folder), str(cache)],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    unpacking = cache.parent / "unpacking"
+    (left,) = unpacking.iterdir()
+    assert list(left.iterdir())
+    with work_folder(unpacking / "of-another-rank") as live:
+        (live / "half").write_bytes(b"half of a shard")
+        with open_source(folder, StorageOptions(cache)) as source:
+            assert [path.name for path in unpacking.iterdir()] == ["of-another-rank"]
+            assert read_all_of(source, 1)
+        assert (live / "half").exists()
+    assert not list(unpacking.iterdir())
+
+
+def test_a_work_folder_whose_leavings_are_being_removed_is_made_anew(tmp_path):
+    """One that waits for the lock must not go on in a folder that is gone."""
+    path = tmp_path / "work" / "shard"
+    path.mkdir(parents=True)
+    (path / "left").write_bytes(b"left")
+    stop, failed = threading.Event(), []
+
+    def remove() -> None:
+        while not stop.is_set():
+            remove_dead(path.parent)
+
+    thread = threading.Thread(target=remove)
+    thread.start()
+    try:
+        for _ in range(300):
+            with work_folder(path):
+                if list(path.iterdir()):
+                    failed.append("not empty")
+                (path / "mine").write_bytes(b"mine")
+                if [each.name for each in path.iterdir()] != ["mine"]:
+                    failed.append("lost")
+    finally:
+        stop.set()
+        thread.join()
+    assert not failed
+    assert not path.exists()
 
 
 def read_all_of(source: Source, shard: int) -> list:

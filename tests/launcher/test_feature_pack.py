@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +17,7 @@ from dataloaders.manifest import Question, Video, write_manifest
 from gcg.build import build_model
 from launcher.build import build_parts
 from launcher.cli import main
-from launcher.config import load_run_config
+from launcher.config import load_run_config, parse_run_config
 from launcher.data import build_loader
 from launcher.preflight import preflight
 from tests.gcg.test_features import WIDTH, sentences
@@ -80,6 +83,57 @@ def test_from_arrays_to_losses(run: Path, tmp_path: Path, capsys: pytest.Capture
     assert batch.frame_tokens.dtype == torch.float16
     output = parts.model(**batch.model_inputs())
     assert (output.loss_vqa + output.loss_reg + output.loss_con).isfinite().all()
+
+
+def test_a_mixture_of_two_sets(run: Path, tmp_path: Path):
+    """One set packed twice, under two names: both come into an epoch, with labels of their own."""
+    assert pack(tmp_path, "--encoder", "mine") == 0
+    assert main(["label", str(tmp_path / "out"), "--config", str(run)]) == 0
+    shutil.copytree(tmp_path / "out", tmp_path / "more")
+    tree = yaml.safe_load(run.read_text())
+    tree["data"] |= {"train": None, "mixture": [
+        {"place": str(tmp_path / "out"), "repeat": 2}, {"place": str(tmp_path / "more")}
+    ]}  # fmt: skip
+    config = parse_run_config(tree)
+    preflight(config)
+    parts = build_parts(config.model, build_model(config.model))
+    source, loader = build_loader(config, parts, 0, 1, tmp_path / "quarantine.jsonl")
+    with source, loader:
+        steps = [next(loader) for _ in range(loader.plan.steps_per_epoch(0))]
+    batches = [batch for step in steps for batch in step.micro]
+    videos = Counter(name for batch in batches for name in batch.meta.videos)
+    assert all(b.frame_tokens is not None and len(b.frame_tokens) == 2 for b in batches)
+    assert all(videos[f"v{number}"] >= 2 for number in range(6))
+    output = parts.model(**batches[0].model_inputs())
+    assert (output.loss_vqa + output.loss_reg + output.loss_con).isfinite().all()
+
+
+def spoil_a_question(manifest: Path) -> None:
+    lines = manifest.read_text().splitlines()
+    row = json.loads(lines[2])
+    row["questions"][1]["answer"] = ""
+    lines[2] = json.dumps(row)
+    manifest.write_text("\n".join(lines) + "\n")
+
+
+def test_bad_questions_are_left_out_up_to_the_share(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """As of clips: listed with file and line; 0 refuses the first, too many the file."""
+    spoil_a_question(tmp_path / "train.jsonl")
+    place = f"{tmp_path / 'train.jsonl'}:3"
+    assert pack(tmp_path, "--encoder", "mine", "--max-bad-questions", "0") == 2
+    assert f"{place}: " in capsys.readouterr().err
+    assert pack(tmp_path, "--encoder", "mine", "--max-bad-questions", "0.001") == 2
+    assert "1 of 12 questions cannot be asked" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    for state in ("packed", "already packed"):
+        assert pack(tmp_path, "--encoder", "mine") == 0
+        said = capsys.readouterr().out
+        assert f"{state} features of 6 videos, 11 questions" in said
+        assert "0 videos left out, 1 questions left out, see" in said
+    row = json.loads((tmp_path / "out" / "quarantine.jsonl").read_text())
+    assert (row["key"], row["question"], row["place"]) == ("v2", "1", place)
 
 
 def test_labels_without_the_run_file_are_refused(

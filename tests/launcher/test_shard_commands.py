@@ -63,6 +63,7 @@ def test_what_is_refused(manifest, tmp_path, capsys):
         ),
         (["pack", tmp_path / "x", "--from", "wds"], "one data set at a time"),
         (["index", tmp_path / "nowhere"], "no such folder"),
+        (["index", "s3://bucket/tars"], "error: s3://bucket/tars: is a URL; `gcg index` reads"),
     ):
         capsys.readouterr()
         assert run(*arguments) == 2
