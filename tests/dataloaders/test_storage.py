@@ -10,15 +10,14 @@ from pathlib import Path
 import pytest
 
 from dataloaders.errors import DataError, StorageError
-from dataloaders.labels import LabelSet
 from dataloaders.open_source import open_source
 from dataloaders.shard_source import ShardSource
-from dataloaders.source import Source
 from dataloaders.storage.folder import open_folder
 from dataloaders.storage.options import StorageOptions
 from dataloaders.storage.retry import may_pass
 from tests.dataloaders.s3_server import BUCKET, S3, forget_clients, http_server
 from tests.dataloaders.shard_fixtures import clip_bytes, label_all, pack_clips
+from tests.dataloaders.storage_checks import all_of, assert_reads_as, read_all
 
 SHARD = "shard-000001.tar"
 
@@ -57,33 +56,8 @@ def place(request, packed: Path):
         yield request.getfixturevalue("s3_set")
 
 
-def all_of(source: Source):
-    return [(i, entry) for i in range(len(source.shards)) for entry in source.entries(i)]
-
-
-def read_all(place: str | Path, options: StorageOptions):
-    with open_source(place, options) as source:
-        return [source.read(i, entry) for i, entry in all_of(source)]
-
-
 def test_a_url_reads_as_a_folder_does(place: str, packed: Path, options: StorageOptions):
-    with open_source(place, options) as source, open_source(packed) as local:
-        assert isinstance(source, Source)
-        assert source.fingerprint == local.fingerprint
-        source.prefetch([0], [1, 2])
-        wanted = all_of(local)
-        assert [source.read(*pair) for pair in wanted] == [local.read(*pair) for pair in wanted]
-        assert [source.read_record(*p).id for p in wanted] == [f"v{i:03d}" for i in range(5)]
-    labels = LabelSet(f"{place}/labels/test", options)
-    assert dict(labels.for_shard("shard-000000")) == dict(
-        LabelSet(packed / "labels" / "test").for_shard("shard-000000")
-    )
-    with pytest.raises(DataError, match=r"shard-9\.jsonl: cannot be read"):
-        labels.for_shard("shard-9")
-    with pytest.raises(DataError, match="missing: not a label set"):
-        LabelSet(f"{place}/labels/none", options)
-    with pytest.raises(DataError, match=r"index\.json: missing.*gcg pack"):
-        open_source(f"{place}/labels", options)
+    assert_reads_as(packed, place, options)
 
 
 @pytest.mark.parametrize("suffix", [SHARD, "/index.json", "shard-000000.index.jsonl"])
