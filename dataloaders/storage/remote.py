@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import errno
 import functools
+import importlib
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dataloaders.errors import StorageError
+from dataloaders.errors import DeniedError, StorageError
 from dataloaders.storage.options import StorageOptions
 from dataloaders.storage.retry import forbidden, http_status, may_pass
 
@@ -31,6 +33,7 @@ _STREAMED: dict[str, dict[str, Any]] = {
     "hf": {"block_size": 0},  # which is one request, without listing the folder before
 }
 _CHUNK = 2**22
+_ZONAL = "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"  # gcsfs's own switch
 
 
 def protocol_of(url: str) -> str:
@@ -48,11 +51,9 @@ def file_system(url: str, options: StorageOptions) -> Any:
     Raises:
         StorageError: no such protocol, or its package is not installed.
     """
-    import fsspec
-
     protocol = protocol_of(url)
     try:
-        make = fsspec.get_filesystem_class(protocol)
+        make = _file_system_class(protocol)
         settings = _settings(protocol, options)
     except (ImportError, ValueError) as error:
         extra = _EXTRAS.get(protocol)
@@ -64,7 +65,7 @@ def file_system(url: str, options: StorageOptions) -> Any:
         raise StorageError(f"{url}: {protocol}:// cannot be read ({error}); {remedy}") from None
     try:
         system: Any = make(**settings)
-    except (OSError, ValueError) as error:  # a file of credentials that is not there, or not one
+    except Exception as error:  # whatever a client makes of a file of credentials that is none
         remedy = _CREDENTIALS.get(_service(url), "check the service's settings")
         raise StorageError(f"{url}: cannot be read: {_text(error)}; {remedy}") from None
     if protocol in ("s3", "s3a"):
@@ -75,6 +76,16 @@ def file_system(url: str, options: StorageOptions) -> Any:
         # The same for gcsfs, whose six tries are a decorator's.
         system._request = functools.partial(type(system)._request.__wrapped__, system)
     return system
+
+
+def _file_system_class(protocol: str) -> Any:
+    import fsspec
+
+    if protocol in ("gs", "gcs") and not os.environ.get(_ZONAL):
+        # Its other class asks by gRPC what kind of bucket it is, for zonal ones, and where that is
+        # not let through each call waits a minute for the answer.
+        return importlib.import_module("gcsfs.core").GCSFileSystem
+    return fsspec.get_filesystem_class(protocol)
 
 
 def _settings(protocol: str, options: StorageOptions) -> dict[str, Any]:
@@ -146,7 +157,8 @@ def storage_error(url: str, doing: str, error: BaseException, tries: int) -> Sto
         remedy = "check the network and the service; the same command goes on from here"
     else:
         why, remedy = _text(error), "check the URL and the service's settings"
-    return StorageError(f"{url}: cannot be {doing}: {why}; {remedy}")
+    kind = DeniedError if forbidden(error) else StorageError
+    return kind(f"{url}: cannot be {doing}: {why}; {remedy}")
 
 
 def is_absent(error: BaseException) -> bool:

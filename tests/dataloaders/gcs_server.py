@@ -5,6 +5,8 @@ gcsfs cannot be installed beside mosaicml-streaming; docs/data.md says how to ru
 
 from __future__ import annotations
 
+import gc
+import importlib
 import logging
 import os
 from collections.abc import Iterator
@@ -26,9 +28,7 @@ class GCS:
 
     def upload(self, folder: Path, prefix: str) -> str:
         """Copy a folder's files to ``prefix``; returns its URL."""
-        import fsspec
-
-        system = fsspec.filesystem("gs")
+        system = _client_class()(token="anon")
         for path in sorted(folder.rglob("*")):
             if path.is_file():
                 key = f"{prefix}/{path.relative_to(folder)}"
@@ -42,8 +42,6 @@ class GCS:
         """What a client of the proxy has in its environment."""
         return {
             "STORAGE_EMULATOR_HOST": self.proxy.url,
-            # Which kind of bucket it is would be asked by gRPC, which the emulator does not speak.
-            "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
             "FSSPEC_GS_TOKEN": "anon",
         }
 
@@ -52,10 +50,10 @@ class GCS:
 def gcs_server() -> Iterator[GCS]:
     """Start emulator and proxy; the environment points to them meanwhile."""
     import fsspec.config
-    from gcp_storage_emulator.server import create_server
 
     logging.getLogger("gcp_storage_emulator").setLevel(logging.CRITICAL)
-    server = create_server("127.0.0.1", 0, in_memory=True, default_bucket=BUCKET)
+    emulator = importlib.import_module("gcp_storage_emulator.server")
+    server = emulator.create_server("127.0.0.1", 0, in_memory=True, default_bucket=BUCKET)
     server.start()
     proxy = FaultProxy(server._api._httpd.server_address[:2])
     gcs = GCS(proxy, server._storage)
@@ -75,9 +73,9 @@ def gcs_server() -> Iterator[GCS]:
 
 def forget_gcs_clients() -> None:
     """fsspec keeps file systems, and with them connections, for the next user."""
-    import gc
-
-    from gcsfs import GCSFileSystem
-
-    GCSFileSystem.clear_instance_cache()
+    _client_class().clear_instance_cache()
     gc.collect()
+
+
+def _client_class() -> Any:
+    return importlib.import_module("gcsfs.core").GCSFileSystem

@@ -35,7 +35,7 @@ def read_all(place: str | Path, options: StorageOptions):
 
 
 def assert_reads_as(packed: Path, place: str, options: StorageOptions) -> None:
-    """Five clips in three shards, with labels ``test``, are the same at ``place`` as in a folder."""
+    """Five clips in three shards, with labels ``test``, are the same at ``place`` as here."""
     with open_source(place, options) as source, open_source(packed) as local:
         assert isinstance(source, Source)
         assert source.fingerprint == local.fingerprint

@@ -129,6 +129,16 @@ def test_what_never_helps_is_not_tried_again(s3: S3, s3_set: str, options: Stora
         open_source("s3://no-such-bucket/set", options)
 
 
+def test_a_bucket_that_may_not_be_listed(s3: S3, s3_set: str, options: StorageOptions):
+    """S3 then answers 403 where a file is missing, as our own index is beside packed tars."""
+    s3.proxy.inject("/gcg.index.json", "status", times=99, status=403)
+    assert len(read_all(s3_set, options)) == 5
+    s3.proxy.inject("/index.json", "status", times=99, status=403)
+    with pytest.raises(StorageError, match=r"/index\.json: cannot be read: access denied"):
+        open_source(s3_set, options)
+    s3.proxy.clear()
+
+
 def test_a_shard_that_disappears(s3: S3, packed: Path, options: StorageOptions):
     place = s3.upload(packed, "gone")
     with open_source(place, options) as source:

@@ -28,6 +28,8 @@ pytest.importorskip("gcsfs", reason=f"needs gcsfs: {WHERE}")
 pytest.importorskip("gcp_storage_emulator", reason=f"needs gcp-storage-emulator: {WHERE}")
 
 SHARD = "shard-000001.tar"
+# The request for its bytes; another asks for its size before.
+BYTES = f"/download/storage/v1/b/{BUCKET}/o/set%2F{SHARD}"
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +92,7 @@ def test_a_silent_server_is_given_up_and_tried_again(gcs: GCS, place: str, tmp_p
 def test_other_bytes_are_refused_and_fetched_again(
     gcs: GCS, place: str, options: StorageOptions, kind: str
 ):
-    gcs.proxy.inject(f"/download/storage/v1/b/{BUCKET}/o/set%2F{SHARD}", kind)
+    gcs.proxy.inject(BYTES, kind)
     assert len(read_all(place, options)) == 5
     assert not list(options.cache_dir.glob("*.partial"))
 
@@ -99,8 +101,8 @@ def test_a_try_that_fails_keeps_its_claim_on_the_cache(
     gcs: GCS, place: str, options: StorageOptions
 ):
     """gcsfs removes what it fetched into when it fails; the lock on it must not go with it."""
-    gcs.proxy.inject(SHARD, "status", times=1, status=500)
-    half = gcs.proxy.inject(SHARD, "half")
+    gcs.proxy.inject(BYTES, "status", times=1, status=500)
+    half = gcs.proxy.inject(BYTES, "half")
     with open_source(place, options) as source:
         source.prefetch([1], [])
         assert half.met.wait(30)
@@ -123,11 +125,10 @@ def test_a_server_that_stays_broken(gcs: GCS, place: str, options: StorageOption
 def test_what_never_helps_is_not_tried_again(
     gcs: GCS, place: str, options: StorageOptions, status: int
 ):
-    fault = gcs.proxy.inject(SHARD, "status", times=99, status=status)
+    fault = gcs.proxy.inject(BYTES, "status", times=99, status=status)
     with pytest.raises(StorageError, match=r"access denied.*GOOGLE_APPLICATION_CREDENTIALS"):
         read_all(place, options)
     assert fault.times == 98
-    gcs.proxy.clear()
     gcs.proxy.inject("index.json", "status", times=99, status=status)
     with pytest.raises(StorageError, match=r"index\.json: cannot be read: access denied.*anon"):
         open_source(place, options)
@@ -135,6 +136,7 @@ def test_what_never_helps_is_not_tried_again(
 
 def test_what_is_not_there(gcs: GCS, packed: Path, options: StorageOptions):
     place = gcs.upload(packed, "gone")
+    gcs.proxy.clear()
     with open_source(place, options) as source:
         entries = all_of(source)
         gcs.delete(f"gone/{SHARD}")
