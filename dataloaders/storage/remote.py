@@ -26,8 +26,9 @@ _CREDENTIALS = {
     "public bucket: FSSPEC_GS_TOKEN=anon)",
     "hf": "set HF_TOKEN or run `hf auth login`, and accept the data set's terms",
 }
-# How a file is read to its end where ``get_file`` will not do. gcsfs's removes its target when a
-# try fails, and with it the lock that the cache holds on it; hf's asks for 5 MB at a time.
+# How a file is read to its end where ``get_file`` will not do. gcsfs's has six tries of its own,
+# and removes its target after them, with the lock that the cache holds on it; hf's asks for 5 MB
+# at a time.
 _STREAMED: dict[str, dict[str, Any]] = {
     "gs": {"block_size": 2**24, "cache_type": "none"},
     "hf": {"block_size": 0},  # which is one request, without listing the folder before
@@ -114,8 +115,10 @@ def _settings(protocol: str, options: StorageOptions) -> dict[str, Any]:
 
 def read_file(system: Any, url: str) -> bytes:
     """A small file's bytes."""
-    streamed = _STREAMED["hf"] if _service(url) == "hf" else {}
-    return system.cat_file(url, **streamed)
+    if _service(url) != "hf":
+        return system.cat_file(url)
+    system.resolve_path(url)  # an opened stream would not say that there is no such repository
+    return system.cat_file(url, **_STREAMED["hf"])
 
 
 def copy_file(system: Any, url: str, path: Path, went_on: Callable[[], object]) -> None:
@@ -131,6 +134,8 @@ def copy_file(system: Any, url: str, path: Path, went_on: Callable[[], object]) 
     if streamed is None:
         system.get_file(url, str(path), callback=Progress())
         return
+    if _service(url) == "hf":
+        system.resolve_path(url)
     with system.open(url, "rb", **streamed) as source, path.open("wb") as target:
         while data := source.read(_CHUNK):
             target.write(data)
