@@ -30,10 +30,10 @@ _CREDENTIALS = {
 # and removes its target after them, with the lock that the cache holds on it; hf's asks for 5 MB
 # at a time.
 _STREAMED: dict[str, dict[str, Any]] = {
-    "gs": {"block_size": 2**24, "cache_type": "none"},
+    "gs": {"cache_type": "none"},  # a request for each chunk
     "hf": {"block_size": 0},  # which is one request, without listing the folder before
 }
-_CHUNK = 2**22
+_CHUNK = 2**23  # bytes
 _ZONAL = "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"  # gcsfs's own switch
 
 
