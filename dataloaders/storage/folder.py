@@ -113,6 +113,11 @@ class RemoteFolder:
         url = self.at(name)
         try:
             return with_retries(lambda: action(url), url, self.options, self._never)
+        except NotImplementedError:
+            raise StorageError(
+                f"{url}: cannot be {doing}: {protocol_of(url)}:// is only for reading; work on a "
+                "copy in a folder or a bucket, and upload it"
+            ) from None
         except (StorageError, Stopped, *BUGS):
             raise
         except Exception as error:

@@ -180,6 +180,13 @@ def test_writing_to_a_url(s3: S3, options: StorageOptions):
         folder.read("a/b.txt")
 
 
+def test_a_web_server_is_only_for_reading(packed: Path, options: StorageOptions):
+    with http_server(packed) as proxy:
+        folder = open_folder(proxy.url, options)
+        with pytest.raises(StorageError, match=r"http:// is only for reading; work on a copy"):
+            folder.remove("labels/test/meta.json")
+
+
 def test_a_copy_that_went_bad_on_this_disk_is_fetched_again(
     s3: S3, s3_set: str, options: StorageOptions, caplog
 ):
