@@ -17,3 +17,7 @@ class DataError(ValueError):
 class StorageError(DataError):
     """The place data lie at, or the cache for them, failed: no clip's fault, so no clip is skipped
     for it (which clips a run learns from must not depend on the network)."""
+
+
+class DeniedError(StorageError):
+    """The service says no. To who may not list a bucket it says so of a file that is not there."""

@@ -18,7 +18,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from dataloaders.errors import DataError, StorageError
+from dataloaders.errors import DataError, DeniedError, StorageError
 from dataloaders.feature_info import FeatureInfo
 from dataloaders.manifest import describe
 from dataloaders.storage.folder import Folder, LocalFolder, open_folder
@@ -221,6 +221,9 @@ def _index_text(folder: Folder) -> tuple[str, bytes]:
             return folder.at(name), folder.read(name)
         except FileNotFoundError:
             continue
+        except DeniedError:
+            if name == INDEX_NAME:
+                raise
         except OSError as error:
             why = error.strerror or "unreadable"
             raise DataError(f"{folder.at(name)}: cannot be read ({why})") from None

@@ -66,7 +66,7 @@ class Question(BaseModel):
 class Video(BaseModel):
     """One video and everything that is asked about it.
 
-    ``path`` is relative to the manifest's folder, absolute, or a URL. ``duration`` is in seconds,
+    ``path`` is relative to the manifest's folder, or absolute. ``duration`` is in seconds,
     ``rotation`` in degrees; ``transcoded`` says what packing made of the clip. What is unknown is
     None; packing fills it in from the file itself.
     """

@@ -15,20 +15,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from dataloaders.dealing import in_turn
 from dataloaders.errors import DataError
 from dataloaders.layout import check_layout, check_minimum
-from dataloaders.plan import Plan, in_turn
+from dataloaders.plan import Plan
 from dataloaders.seeds import int63
+from dataloaders.set_quotas import SetRule, quotas_of, trimmed
 from dataloaders.source import Source
 from dataloaders.visits import Visit
-
-
-class SetRule(NamedTuple):
-    """How much of one data set goes into an epoch: passes over it, or a weight among the sets."""
-
-    name: str
-    repeat: float | None = None
-    weight: float | None = None
 
 
 class _Draw(NamedTuple):
@@ -74,7 +68,7 @@ class MixturePlan:
         self._first = [sum(shard_counts[:i]) for i in range(len(plans))]
         # The same in every epoch: see Plan.steps_per_epoch.
         self._passes = [plan.steps_per_epoch(0) for plan in plans]
-        wanted = _quotas(rules, self._passes)
+        wanted = quotas_of(rules, self._passes)
         self._steps = sum(wanted) // self.share
         if self._steps == 0:
             raise DataError(
@@ -82,7 +76,7 @@ class MixturePlan:
                 f"{num_streams} streams, the mixture has {sum(wanted)}; use a smaller global "
                 "batch, or repeat the sets more often"
             )
-        self.quotas = _trim(wanted, self._steps * self.share)
+        self.quotas = trimmed(wanted, self._steps * self.share)
         self._asked = [
             plan.total_visits * quota / passes
             for plan, quota, passes in zip(plans, wanted, self._passes, strict=True)
@@ -263,41 +257,3 @@ class MixturePlan:
             slot -= before
             total -= quota
         raise AssertionError("the last set with a quota takes every slot")
-
-
-def _quotas(rules: Sequence[SetRule], passes: Sequence[int]) -> list[int]:
-    """Visits of each set that a stream makes in an epoch, before whole global batches are cut."""
-    for rule in rules:
-        for name, value in (("repeat", rule.repeat), ("weight", rule.weight)):
-            if value is not None and not value > 0:
-                raise DataError(f"data.train: {rule.name}: {name}: {value}: must be above 0")
-    if all(rule.weight is None for rule in rules):
-        return [
-            max(1, int((rule.repeat or 1) * each)) for rule, each in zip(rules, passes, strict=True)
-        ]
-    if any(rule.weight is None or rule.repeat is not None for rule in rules):
-        raise DataError(
-            "data.train: weight: some sets have a weight and some a repeat; give every set a "
-            "weight, or none"
-        )
-    weights = [float(rule.weight or 0) for rule in rules]
-    return _shares(sum(passes), weights)
-
-
-def _shares(total: int, weights: Sequence[float]) -> list[int]:
-    """Whole numbers that sum to ``total``, in proportion, by largest remainder; at least 1 each."""
-    exact = [max(1.0, total * weight / sum(weights)) for weight in weights]
-    shares = [int(value) for value in exact]
-    order = sorted(range(len(shares)), key=lambda i: (shares[i] - exact[i], i))
-    for i in order[: max(0, total - sum(shares))]:
-        shares[i] += 1
-    return shares
-
-
-def _trim(quotas: Sequence[int], total: int) -> tuple[int, ...]:
-    """``quotas`` made to sum to ``total``, which is less by under one step: the largest give."""
-    trimmed = list(quotas)
-    for _ in range(sum(quotas) - total):
-        largest = max(range(len(trimmed)), key=lambda i: (trimmed[i], -i))
-        trimmed[largest] -= 1
-    return tuple(trimmed)

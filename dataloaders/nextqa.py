@@ -74,6 +74,11 @@ def read_nextqa(
     grouped: dict[str, list[_Row]] = {}
     for row in rows:
         grouped.setdefault(row.cells["video"], []).append(row)
+    if grounding is not None and not spans.keys() & grouped.keys():
+        raise DataError(
+            f"{grounding}: has spans of none of the videos in {annotations}; give those of the "
+            "same split"
+        )
     videos, missing = [], []
     for video_id, members in grouped.items():
         path = find(video_id)

@@ -13,39 +13,19 @@ the next epoch deals anew, so it is another part each time.
 
 from __future__ import annotations
 
-import heapq
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Mapping, Sequence
-from itertools import zip_longest
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from dataloaders.dealing import DealtShards, deal, in_turn
 from dataloaders.errors import DataError
 from dataloaders.layout import check_layout, check_minimum, divisors
 from dataloaders.seeds import int63, permutation
 from dataloaders.source import Source
 from dataloaders.visits import Visit, num_chunks, visits_of_shard
-
-
-class _Epoch(NamedTuple):
-    """The shards of all streams, one stream after the other, in flat arrays: a plan over 100,000
-    shards is kept by every rank."""
-
-    shards: np.ndarray  # (n,) int64, each stream's in reading order
-    ends: np.ndarray  # (n,) int64: visits of the stream up to and with the shard
-    bounds: np.ndarray  # (C + 1,) int64: stream c has shards[bounds[c] : bounds[c + 1]]
-
-    @property
-    def loads(self) -> np.ndarray:
-        """(C,) int64: visits of each stream."""
-        return self.ends[self.bounds[1:] - 1]
-
-    def of(self, stream: int) -> tuple[np.ndarray, np.ndarray]:
-        """Shards and ends of one stream."""
-        part = slice(self.bounds[stream], self.bounds[stream + 1])
-        return self.shards[part], self.ends[part]
 
 
 class _Block(NamedTuple):
@@ -100,7 +80,7 @@ class Plan:
             count=len(histograms),
         )
         self._lock = threading.RLock()
-        self._epochs: OrderedDict[int, _Epoch] = OrderedDict()
+        self._epochs: OrderedDict[int, DealtShards] = OrderedDict()
         self._check_size()
         self._blocks: dict[int, OrderedDict[tuple[int, int], _Block]] = {}
 
@@ -276,34 +256,13 @@ class Plan:
         chunks = np.array_split(order, num_chunks(num_questions, self.questions_per_visit))
         return sorted(chunks[visit.chunk].tolist())
 
-    def _epoch(self, epoch: int) -> _Epoch:
+    def _epoch(self, epoch: int) -> DealtShards:
         with self._lock:
             if epoch not in self._epochs:
-                self._epochs[epoch] = self._deal(epoch)
+                self._epochs[epoch] = deal(self._shard_visits, self.num_streams, self.seed, epoch)
                 if len(self._epochs) > 3:
                     self._epochs.popitem(last=False)
             return self._epochs[epoch]
-
-    def _deal(self, epoch: int) -> _Epoch:
-        """Largest shard first, each to the stream with the least so far."""
-        order = permutation(len(self._shard_visits), "shards", self.seed, epoch)
-        order = order[self._shard_visits[order] > 0]
-        visits = self._shard_visits[order]
-        # (load, stream) as one number, which sorts alike: with 100,000 shards a deal takes a
-        # quarter of the time that it takes with pairs.
-        heap = list(range(self.num_streams))
-        owners = np.empty(len(order), dtype=np.int64)
-        for place in np.argsort(-visits, kind="stable").tolist():
-            least = heap[0]
-            owners[place] = least % self.num_streams
-            heapq.heapreplace(heap, least + int(visits[place]) * self.num_streams)
-        # Dealt by size, but read in random order: else every epoch would begin with big shards.
-        by_stream = np.argsort(owners, kind="stable")
-        bounds = np.searchsorted(owners[by_stream], np.arange(self.num_streams + 1))
-        ends = np.cumsum(visits[by_stream])
-        before = np.concatenate([[0], ends])[bounds[:-1]]
-        ends -= np.repeat(before, np.diff(bounds))
-        return _Epoch(order[by_stream], ends, bounds)
 
     def _block_at(self, epoch: int, stream: int, position: int) -> _Block:
         shards, ends = self._epoch(epoch).of(stream)
@@ -335,11 +294,3 @@ class Plan:
             parts.append(np.insert(visits, 0, shard, axis=1))
         joined = np.concatenate(parts)
         return joined[permutation(len(joined), "visits", self.seed, *key)]
-
-
-def in_turn(streams: Sequence[Sequence[int]], without: Collection[int]) -> list[int]:
-    """The shards of several streams, each stream's next one in turn, those in ``without`` left
-    out."""
-    turns = (shard for turn in zip_longest(*streams) for shard in turn)
-    soon = dict.fromkeys(shard for shard in turns if shard is not None)
-    return [shard for shard in soon if shard not in without]

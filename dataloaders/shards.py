@@ -127,14 +127,9 @@ def pack(
         )
     write_index(out, DatasetIndex(tuple(shards), fingerprint, format))
     journal.remove()
-    report = PackReport(
+    return PackReport(
         out, tuple(shards), tuple(bad), tuple(bad_questions), False, resumed, fingerprint
     )
-    logger.info(
-        "%s: packed %d videos with %d questions into %d shards, %d left out",
-        out, report.num_samples, report.num_questions, len(report.shards), len(report.bad),
-    )  # fmt: skip
-    return report
 
 
 class Layout(NamedTuple):

@@ -2,7 +2,7 @@
 
 They are what the repositories' ``config.json`` say (read on the hub: the fields that differ from
 the defaults of transformers' configuration classes). Where a checkpoint's own folder is at hand,
-its file is read instead: see ``gcg.presets``.
+its file is read instead: see ``gcg.part_configs``.
 """
 
 from __future__ import annotations

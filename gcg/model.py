@@ -16,33 +16,14 @@ from gcg.answering import Answerer
 from gcg.config import GCGConfig
 from gcg.contrast import Candidates, Pairs
 from gcg.dropout import dropout_seeds, install_sample_dropout
+from gcg.encoding import Encoded, encode_frames, pooled_options, pooled_text
 from gcg.generator import MomentEncoder
 from gcg.losses import Labels
 from gcg.profiles import Contrast, Profile
 from gcg.reader import FrameReader
 from gcg.selection import Selection, Selector
 from gcg.text import SentenceTower, TextTower
-from gcg.vision import VisionTower, frames_through
-
-
-class Encoded(NamedTuple):
-    """What the frozen encoders make of a batch (steps 1 and 2), without gradient.
-
-    ``tokens`` E (V, T, N_I, D_I), ``joint`` C (V, T, D_C), ``question`` pooled (P, D_C); ``texts``
-    (P, L, D_C) with ``text_mask`` (P, L): what the generator reads of the question. Only while
-    training: pooled ``description`` (P, D_C). Only where the profile reads them: pooled ``options``
-    (P, O, D_C) with ``option_mask`` (P, O), and ``answer`` (P, D_C).
-    """
-
-    tokens: Tensor
-    joint: Tensor
-    question: Tensor
-    texts: Tensor
-    text_mask: Tensor
-    description: Tensor | None
-    options: Tensor | None
-    option_mask: Tensor | None
-    answer: Tensor | None
+from gcg.vision import VisionTower
 
 
 @dataclass(frozen=True)
@@ -201,15 +182,22 @@ class GCGModel(nn.Module):
         frame_embeddings: Tensor | None = None,
     ) -> Encoded:
         """Steps 1 and 2: the frozen encoders over a batch's clips, or their features, and texts."""
-        tokens, joint = self._frames(pixel_values, frame_tokens, frame_embeddings)
+        tokens, joint = encode_frames(
+            self.vision,
+            pixel_values,
+            frame_tokens,
+            frame_embeddings,
+            settings=self.config.vision,
+            dtype=next(self.text.parameters()).dtype,  # all that is frozen has the same
+        )
         with torch.no_grad():
             words, question = self.text(question_ids, question_mask)
-            description = self._pooled(description_ids, description_mask)
+            description = pooled_text(self.text, description_ids, description_mask)
             options = option_mask = answer = None
             texts, text_mask = words, question_mask
             if self.profile.pooled_texts:
-                options, option_mask = self._options(option_text_ids, option_text_mask)
-                answer = self._pooled(answer_text_ids, answer_text_mask)
+                options, option_mask = pooled_options(self.text, option_text_ids, option_text_mask)
+                answer = pooled_text(self.text, answer_text_ids, answer_text_mask)
                 texts, text_mask = question.unsqueeze(1), question_mask[:, :1]
                 if options is not None and option_mask is not None:
                     texts = torch.cat([texts, options], dim=1)
@@ -217,39 +205,6 @@ class GCGModel(nn.Module):
         return Encoded(
             tokens, joint, question, texts, text_mask, description, options, option_mask, answer
         )
-
-    def _frames(
-        self, pixels: Tensor | None, tokens: Tensor | None, embeddings: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Step 1: E (V, T, N_I, D_I) and C (V, T, D_C), computed or as they were stored."""
-        dtype = next(self.text.parameters()).dtype  # all that is frozen has the same
-        if self.vision is None:
-            if tokens is None or embeddings is None:
-                raise ValueError("model.input = features, but the batch has clips; use input=video")
-            return tokens.to(dtype), embeddings.to(dtype)
-        if pixels is None:
-            raise ValueError("model.input = video, but the batch has features; use input=features")
-        vision = self.config.vision
-        return frames_through(
-            self.vision,
-            pixels.to(dtype),
-            frames_per_pass=vision.frames_per_pass,
-            train=vision.train,
-        )
-
-    def _pooled(self, ids_PL: Tensor | None, mask_PL: Tensor | None) -> Tensor | None:
-        return None if ids_PL is None or mask_PL is None else self.text(ids_PL, mask_PL)[1]
-
-    def _options(
-        self, ids_POL: Tensor | None, mask_POL: Tensor | None
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """Pooled options (P, O, D_C) and which are there (P, O)."""
-        if ids_POL is None or mask_POL is None:
-            return None, None
-        pooled = self.text(ids_POL.flatten(0, 1), mask_POL.flatten(0, 1))[1]
-        there_PO = mask_POL.any(dim=2)
-        pooled_POC = pooled.unflatten(0, there_PO.shape)
-        return pooled_POC.masked_fill(~there_PO[:, :, None], 0.0), there_PO
 
     def ground(
         self, encoded: Encoded, video_index: Tensor, noise_seeds: Tensor, moments: Tensor | None

@@ -18,7 +18,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from gcg.chat import chat_frame
 from gcg.config import GCGConfig
 from gcg.errors import ModelError
-from gcg.presets import Preset, converted, llm_in_checkpoint, resolve_preset
+from gcg.part_configs import converted
+from gcg.presets import Preset, llm_in_checkpoint, resolve_preset
 from gcg.weights.hub import fetch, local_place
 from gcg.weights.llm import gguf_file
 

@@ -17,7 +17,8 @@ import torch
 from transformers import PretrainedConfig
 
 from gcg.config import GCGConfig
-from gcg.presets import CONVERTED, CONVERTED_FORMAT, Preset, converted, resolve_preset
+from gcg.part_configs import CONVERTED, CONVERTED_FORMAT, converted
+from gcg.presets import Preset, resolve_preset
 from gcg.tokens import load_tokenizers
 from gcg.weights import Weight, weight_map
 from gcg.weights.writer import SHARD_BYTES, stored_bytes, write_shards

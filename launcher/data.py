@@ -12,10 +12,11 @@ from dataloaders.labels import LabelSet
 from dataloaders.loader import Loader
 from dataloaders.location import join
 from dataloaders.mixed_source import MixedSource
-from dataloaders.mixture import MixturePlan, SetRule
+from dataloaders.mixture import MixturePlan
 from dataloaders.open_source import open_source
 from dataloaders.plan import Plan
 from dataloaders.quarantine import Budget, Quarantine
+from dataloaders.set_quotas import SetRule
 from dataloaders.shard_source import ShardSource
 from dataloaders.source import Source
 from dataloaders.storage.options import StorageOptions

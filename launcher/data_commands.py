@@ -40,6 +40,9 @@ def add_to(stages: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     stage.add_argument("--annotations", type=Path, metavar="CSV")
     stage.add_argument("--videos", type=Path, metavar="DIR")
+    stage.add_argument(
+        "--spans", type=Path, metavar="JSON", help="NExT-GQA's gold ones, gsub_*.json: to evaluate"
+    )
     stage.add_argument("--shard-mb", type=float, help="256")
     stage.add_argument("--min-shards", type=int, help="1; about 8 times data.streams is good")
     stage.add_argument(
@@ -95,6 +98,9 @@ def sample_data(args: argparse.Namespace) -> int:
 def pack(args: argparse.Namespace) -> int:
     if args.source == "nextqa":
         return _pack_nextqa(args)
+    for name in ("annotations", "videos", "spans"):
+        if getattr(args, name) is not None:
+            raise UserError(f"--{name}: only goes with `--from nextqa`; leave it out")
     if args.source in ("wds", "mds"):
         return _convert(args)
     from dataloaders.manifest import read_manifest
@@ -117,7 +123,7 @@ def _pack_nextqa(args: argparse.Namespace) -> int:
     if args.annotations is None or args.videos is None:
         raise UserError("--from nextqa: needs --annotations CSV and --videos DIR; give both")
     bad = _tolerance(args)
-    found, missing = read_nextqa(args.annotations, args.videos, bad=bad)
+    found, missing = read_nextqa(args.annotations, args.videos, grounding=args.spans, bad=bad)
     if missing:
         log.warning(
             "%s: %d of %d videos are not there: %s%s",

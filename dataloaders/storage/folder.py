@@ -13,8 +13,14 @@ from urllib.parse import unquote, urlsplit
 from dataloaders.errors import StorageError
 from dataloaders.location import is_url, join
 from dataloaders.storage.options import StorageOptions
-from dataloaders.storage.remote import file_system, protocol_of, storage_error
-from dataloaders.storage.retry import BUGS, Stopped, http_status, with_retries
+from dataloaders.storage.remote import (
+    file_system,
+    is_absent,
+    protocol_of,
+    read_file,
+    storage_error,
+)
+from dataloaders.storage.retry import BUGS, Stopped, with_retries
 
 T = TypeVar("T")
 
@@ -89,7 +95,7 @@ class RemoteFolder:
         return join(self.location, name)
 
     def read(self, name: str) -> bytes:
-        return self._do(name, "read", self.system.cat_file)
+        return self._do(name, "read", lambda url: read_file(self.system, url))
 
     def write(self, name: str, data: bytes) -> None:
         # An object store shows an object once it is whole; there are no folders to be made.
@@ -107,10 +113,15 @@ class RemoteFolder:
         url = self.at(name)
         try:
             return with_retries(lambda: action(url), url, self.options, self._never)
+        except NotImplementedError:
+            raise StorageError(
+                f"{url}: cannot be {doing}: {protocol_of(url)}:// is only for reading; work on a "
+                "copy in a folder or a bucket, and upload it"
+            ) from None
         except (StorageError, Stopped, *BUGS):
             raise
         except Exception as error:
-            if isinstance(error, FileNotFoundError) or http_status(error) == 404:
+            if is_absent(error):
                 raise FileNotFoundError(f"{url}: nothing there") from None
             raise storage_error(url, doing, error, self.options.retries + 1) from error
 

@@ -26,7 +26,7 @@ _FINAL_NAMES = {
     "NoRegionError", "InvalidRegionError", "ParamValidationError", "UnauthorizedSSOTokenError",
     "SSOTokenLoadError", "TokenRetrievalError", "DefaultCredentialsError", "RefreshError",
     "GatedRepoError", "RepositoryNotFoundError", "RevisionNotFoundError", "EntryNotFoundError",
-    "LocalTokenNotFoundError", "HFValidationError", "InvalidURL",
+    "LocalTokenNotFoundError", "HFValidationError", "OfflineModeIsEnabled", "InvalidURL",
 }  # fmt: skip
 # Faults of a program, not of a network; they keep their traceback.
 BUGS = (TypeError, AttributeError, LookupError, AssertionError, MemoryError, NotImplementedError)
@@ -56,9 +56,17 @@ def http_status(error: BaseException) -> int | None:
     return None
 
 
+def forbidden(error: BaseException) -> bool:
+    """Whether the service knows who asks, or that nobody does, and says no."""
+    if isinstance(error, PermissionError) or http_status(error) in (401, 403):
+        return True
+    # gcsfs keeps nothing else of the status.
+    return type(error) is OSError and error.errno is None and str(error).startswith("Forbidden: ")
+
+
 def may_pass(error: BaseException) -> bool:
     """Whether the same request may succeed later."""
-    if isinstance(error, _FINAL):
+    if isinstance(error, _FINAL) or forbidden(error):
         return False
     if any(cls.__name__ in _FINAL_NAMES for cls in type(error).__mro__):
         return False

@@ -18,7 +18,7 @@ from dataloaders.storage.cache import CacheFullError, NodeCache, RemoteFile
 from dataloaders.storage.folder import LocalFolder, RemoteFolder
 from dataloaders.storage.open_files import OpenFiles
 from dataloaders.storage.options import StorageOptions
-from dataloaders.storage.remote import storage_error
+from dataloaders.storage.remote import copy_file, storage_error
 from dataloaders.storage.retry import BUGS, Stopped, with_retries
 
 logger = logging.getLogger(__name__)
@@ -191,17 +191,12 @@ class Downloader:
             raise storage_error(file.url, "fetched", error, self._options.retries + 1) from error
 
     def _once(self, file: RemoteFile, path: Path) -> None:
-        from fsspec.callbacks import Callback
-
-        stop = self.stop
-
-        class Interruptible(Callback):
-            def relative_update(self, inc: int = 1) -> None:
-                if stop.is_set():
-                    raise _Interrupted
+        def interrupt() -> None:
+            if self.stop.is_set():
+                raise _Interrupted
 
         try:
-            self._system.get_file(file.url, str(path), callback=Interruptible())
+            copy_file(self._system, file.url, path, interrupt)
         except _Interrupted:
             raise Stopped(file.url) from None
         size = path.stat().st_size

@@ -10,7 +10,8 @@ import torch
 
 from gcg.config import GCGConfig
 from gcg.errors import ModelError
-from gcg.presets import Preset, converted, llm_in_checkpoint, resolve_preset
+from gcg.part_configs import converted
+from gcg.presets import Preset, llm_in_checkpoint, resolve_preset
 from gcg.text import SentenceTower
 from gcg.weights.files import OPEN_CLIP, read_checkpoint, weight_files
 from gcg.weights.instructblip import reader_weights, trunk_weights

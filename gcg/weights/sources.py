@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gcg.config import GCGConfig
-from gcg.presets import converted, llm_in_checkpoint
+from gcg.part_configs import converted
+from gcg.presets import llm_in_checkpoint
 from gcg.weights.files import OPEN_CLIP
 from gcg.weights.hub import fetch
 from gcg.weights.instructblip import holds_language

@@ -16,8 +16,9 @@ from dataloaders.fetch import HostDecoder
 from dataloaders.labels import LabelSet
 from dataloaders.loader import Loader
 from dataloaders.mixed_source import MixedSource
-from dataloaders.mixture import MixturePlan, SetRule
+from dataloaders.mixture import MixturePlan
 from dataloaders.quarantine import Budget
+from dataloaders.set_quotas import SetRule
 from dataloaders.shard_source import ShardSource
 from tests.dataloaders.loader_fixtures import (
     FRAMES,

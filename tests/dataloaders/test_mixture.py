@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from dataloaders.errors import DataError
 from dataloaders.layout import divisors
-from dataloaders.mixture import MixturePlan, SetRule
+from dataloaders.mixture import MixturePlan
 from dataloaders.plan import Plan
+from dataloaders.set_quotas import SetRule
 from dataloaders.visits import Visit
 
 FAST = settings(max_examples=60, deadline=None)

@@ -59,6 +59,9 @@ def test_spans_of_nextgqa(folder):
     videos, _ = read_nextqa(folder / "val.csv", folder / "videos", grounding=folder / "gsub.json")
     assert videos[0].questions[0].spans is None
     assert videos[0].questions[1].spans == [(1.2, 5.8), (7.0, 9.0)]
+    (folder / "gsub.json").write_text(json.dumps({"33": gold["11"]}))
+    with pytest.raises(DataError, match=r"gsub\.json: has spans of none.*the same split"):
+        read_nextqa(folder / "val.csv", folder / "videos", grounding=folder / "gsub.json")
 
 
 def test_answers_as_text_even_where_one_is_a_number(folder):

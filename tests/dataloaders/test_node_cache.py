@@ -19,18 +19,9 @@ from dataloaders.storage.options import StorageOptions
 from tests.conftest import ROOT
 from tests.dataloaders.s3_server import S3
 from tests.dataloaders.shard_fixtures import pack_clips
+from tests.dataloaders.storage_checks import READ_ONE
 
 SHARD = "shard-000000.tar"
-READ = """
-import sys
-from pathlib import Path
-from dataloaders.storage.options import StorageOptions
-from dataloaders.shard_source import ShardSource
-
-place, cache = sys.argv[1:]
-with ShardSource(place, StorageOptions(cache_dir=Path(cache), timeout_s=60)) as source:
-    print(source.read(0, source.entries(0)[0]).key)
-"""
 
 
 def file(name: str, size: int = 10, version: str = "a") -> RemoteFile:
@@ -179,7 +170,7 @@ def test_a_full_disk(s3: S3, tmp_path: Path):
 
 def start(s3: S3, place: str, cache: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", READ, place, str(cache)],
+        [sys.executable, "-c", READ_ONE, place, str(cache)],
         cwd=ROOT, env={**os.environ, **s3.env()}, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
 

@@ -10,15 +10,14 @@ from pathlib import Path
 import pytest
 
 from dataloaders.errors import DataError, StorageError
-from dataloaders.labels import LabelSet
 from dataloaders.open_source import open_source
 from dataloaders.shard_source import ShardSource
-from dataloaders.source import Source
 from dataloaders.storage.folder import open_folder
 from dataloaders.storage.options import StorageOptions
 from dataloaders.storage.retry import may_pass
 from tests.dataloaders.s3_server import BUCKET, S3, forget_clients, http_server
 from tests.dataloaders.shard_fixtures import clip_bytes, label_all, pack_clips
+from tests.dataloaders.storage_checks import all_of, assert_reads_as, read_all
 
 SHARD = "shard-000001.tar"
 
@@ -57,33 +56,8 @@ def place(request, packed: Path):
         yield request.getfixturevalue("s3_set")
 
 
-def all_of(source: Source):
-    return [(i, entry) for i in range(len(source.shards)) for entry in source.entries(i)]
-
-
-def read_all(place: str | Path, options: StorageOptions):
-    with open_source(place, options) as source:
-        return [source.read(i, entry) for i, entry in all_of(source)]
-
-
 def test_a_url_reads_as_a_folder_does(place: str, packed: Path, options: StorageOptions):
-    with open_source(place, options) as source, open_source(packed) as local:
-        assert isinstance(source, Source)
-        assert source.fingerprint == local.fingerprint
-        source.prefetch([0], [1, 2])
-        wanted = all_of(local)
-        assert [source.read(*pair) for pair in wanted] == [local.read(*pair) for pair in wanted]
-        assert [source.read_record(*p).id for p in wanted] == [f"v{i:03d}" for i in range(5)]
-    labels = LabelSet(f"{place}/labels/test", options)
-    assert dict(labels.for_shard("shard-000000")) == dict(
-        LabelSet(packed / "labels" / "test").for_shard("shard-000000")
-    )
-    with pytest.raises(DataError, match=r"shard-9\.jsonl: cannot be read"):
-        labels.for_shard("shard-9")
-    with pytest.raises(DataError, match="missing: not a label set"):
-        LabelSet(f"{place}/labels/none", options)
-    with pytest.raises(DataError, match=r"index\.json: missing.*gcg pack"):
-        open_source(f"{place}/labels", options)
+    assert_reads_as(packed, place, options)
 
 
 @pytest.mark.parametrize("suffix", [SHARD, "/index.json", "shard-000000.index.jsonl"])
@@ -155,6 +129,16 @@ def test_what_never_helps_is_not_tried_again(s3: S3, s3_set: str, options: Stora
         open_source("s3://no-such-bucket/set", options)
 
 
+def test_a_bucket_that_may_not_be_listed(s3: S3, s3_set: str, options: StorageOptions):
+    """S3 then answers 403 where a file is missing, as our own index is beside packed tars."""
+    s3.proxy.inject("/gcg.index.json", "status", times=99, status=403)
+    assert len(read_all(s3_set, options)) == 5
+    s3.proxy.inject("/index.json", "status", times=99, status=403)
+    with pytest.raises(StorageError, match=r"/index\.json: cannot be read: access denied"):
+        open_source(s3_set, options)
+    s3.proxy.clear()
+
+
 def test_a_shard_that_disappears(s3: S3, packed: Path, options: StorageOptions):
     place = s3.upload(packed, "gone")
     with open_source(place, options) as source:
@@ -194,6 +178,13 @@ def test_writing_to_a_url(s3: S3, options: StorageOptions):
     folder.remove("a/b.txt")
     with pytest.raises(FileNotFoundError):
         folder.read("a/b.txt")
+
+
+def test_a_web_server_is_only_for_reading(packed: Path, options: StorageOptions):
+    with http_server(packed) as proxy:
+        folder = open_folder(proxy.url, options)
+        with pytest.raises(StorageError, match=r"http:// is only for reading; work on a copy"):
+            folder.remove("labels/test/meta.json")
 
 
 def test_a_copy_that_went_bad_on_this_disk_is_fetched_again(

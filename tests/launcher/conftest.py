@@ -39,6 +39,21 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="session")
+def extracted(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Features of ``packed``: ``train`` and ``val`` in fp32, ``half`` the training ones in fp16."""
+    from launcher.extract import extract
+
+    from .feature_runs import clips_config
+
+    root = tmp_path_factory.mktemp("features")
+    config = clips_config(packed, root)
+    for split in ("train", "val"):
+        extract(config, split, root / split, dtype="fp32")
+    extract(config, "train", root / "half")
+    return root
+
+
 def run_tree(packed: Path, storage: Path, **sections: dict[str, Any]) -> dict[str, Any]:
     """A short run of the packed clips; changes are given as ``section={...}``."""
     tree: dict[str, dict[str, Any]] = {

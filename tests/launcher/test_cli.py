@@ -130,6 +130,8 @@ def test_pack_leaves_out_a_question_and_transcodes(
 def test_pack_without_what_it_needs(refused: Run, tmp_path: Path) -> None:
     assert "MANIFEST" in refused("pack", tmp_path / "out")[0]
     assert "--annotations" in refused("pack", tmp_path / "out", "--from", "nextqa")[0]
+    given = ["--spans", tmp_path / "gold.json"]
+    assert "--from nextqa" in refused("pack", tmp_path / "m.jsonl", tmp_path / "out", *given)[0]
 
 
 def test_nextqa_lists_missing_videos(
@@ -150,6 +152,12 @@ def test_nextqa_lists_missing_videos(
     assert main(["pack", str(out), *arguments]) == 0
     assert "1 of 2 videos are not there: 4882821564" in caplog.text
     assert (out / "index.json").is_file()
+    gold = tmp_path / "gsub_val.json"
+    gold.write_text(json.dumps({"4010069381": {"location": {"6": [[1.5, 2]]}}}))
+    assert main(["pack", str(tmp_path / "spans"), *arguments, "--spans", str(gold)]) == 0
+    with ShardSource(tmp_path / "spans") as source:
+        (question,) = source.read_record(0, source.entries(0)[0]).questions
+    assert question.spans == [(1.5, 2.0)]
 
 
 @pytest.mark.parametrize(
