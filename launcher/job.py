@@ -15,13 +15,15 @@ from dataloaders.loader import Loader
 from dataloaders.source import Source
 from launcher.agreement import together
 from launcher.build import build_parts
+from launcher.checkpoints.fence import begin_attempt
+from launcher.checkpoints.keeper import CheckpointKeeper
 from launcher.config import RunConfig
 from launcher.data import build_loader
 from launcher.engine import Engine, build_engine
-from launcher.run_folder import RunFolder, begin_attempt
+from launcher.rng import seed_everything
+from launcher.run_folder import RunFolder
 from launcher.runlog import RunLog
 from launcher.sharded import build_for_engine
-from launcher.state import CheckpointKeeper, seed_everything
 from launcher.step import TrainStep
 
 logger = logging.getLogger(__name__)
@@ -92,7 +94,8 @@ def restore(job: Job) -> int:
         together(lambda: job.loader.load_state_dict(position.loader))
     if dist.get_rank() == 0:
         job.log = RunLog(job.folder, step, tensorboard=job.config.log.tensorboard)
-        job.log.write("start", step, {"attempt": job.attempt, "world_size": dist.get_world_size()})
+        facts = {"attempt": job.attempt, "world_size": dist.get_world_size()}
+        job.log.write("start", step, {**facts, "passed_over": job.keeper.passed_over})
     logger.info("attempt %d begins at step %d", job.attempt, step)
     return step
 

@@ -11,10 +11,10 @@ import torch.distributed as dist
 
 from dataloaders.loader import StepBatch
 from launcher.agreement import attempt, raise_any
+from launcher.checkpoints.keeper import Position
 from launcher.evaluate import evaluate_split, gather_rows
 from launcher.job import Job
 from launcher.scores import summarise
-from launcher.state import Position
 from launcher.step import StepResult
 
 logger = logging.getLogger(__name__)

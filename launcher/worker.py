@@ -8,7 +8,8 @@ from typing import Any
 
 import torch.distributed as dist
 
-from launcher.checkpoint import newest
+from launcher.checkpoints.fence import assert_current
+from launcher.checkpoints.find import newest
 from launcher.config import RunConfig, parse_run_config
 from launcher.errors import UserError
 from launcher.job import Job, Report, build_job, restore
@@ -66,5 +67,6 @@ def finish(job: Job) -> None:
         last = newest(job.folder)
         assert last is not None
         assert last.step == job.config.optim.steps, last.path
+        assert_current(job.folder, job.attempt)
         write_final(job.folder, job.config, last)
     dist.barrier()

@@ -16,9 +16,10 @@ import psutil
 import pytest
 import torch
 
-from launcher.checkpoint import newest
+from launcher.checkpoints.fence import current_attempt
+from launcher.checkpoints.find import newest
 from launcher.config import RunConfig, dump, parse_run_config
-from launcher.run_folder import RunFolder, current_attempt
+from launcher.run_folder import RunFolder
 from launcher.runlog import read_metrics
 from launcher.weights import load_trained_weights
 from launcher.worker import run_worker
