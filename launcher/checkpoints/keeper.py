@@ -264,6 +264,8 @@ def _from_rank_0_each(make: Callable[[], Iterator[str]]) -> Iterator[str]:
 def _own_files(path: Path, rank: int) -> list[str]:
     """The files this rank wrote: DeepSpeed names its rank in all but those of rank 0 alone."""
     names = [_rank_file(path, rank).name]
+    if rank == 0:  # DeepSpeed leaves its scripts for reading the shards beside them
+        names += [file.name for file in path.glob("*.py")]
     for file in (path / ZERO_TAG).iterdir():
         match = _OF_RANK.search(file.name)
         if (int(match[1]) if match else 0) == rank:
