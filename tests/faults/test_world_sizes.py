@@ -51,8 +51,9 @@ def chain(text: str, precision: str = "fp32") -> Chain:
     return Chain(tuple(Leg(int(world), int(zero)) for world, zero in legs), precision)
 
 
-QUICK = [chain("2x2 1x3 4x2 2x3")]
+QUICK = [chain("2x2 1x3 2x2")]
 SLOW = [
+    chain("2x2 1x3 4x2 2x3"),
     chain("2x1 1x1 4x1 2x1"),
     chain("2x2 1x2 4x2 2x2"),
     chain("2x3 1x3 4x3 2x3"),
@@ -71,14 +72,16 @@ class Outcome:
     losses: list[float]
 
 
-def whole(root: str, precisions: list[str]) -> dict[str, Contents]:
+def whole(root: str, precisions: list[str], lengths: list[int]) -> dict[str, Contents]:
     """Runs that nothing interrupts, two ranks, ZeRO-2."""
     found = {}
     for precision in precisions:
         attempt = ToyAttempt(Path(root) / f"whole-{precision}", 2, 2, precision)
         assert attempt.keeper.restore() is None
-        attempt.train(0, 4 * EVERY)
-        found[precision] = attempt.contents()
+        for leg in range(max(lengths)):
+            attempt.train(leg * EVERY, (leg + 1) * EVERY)
+            if leg + 1 in lengths:
+                found[f"{precision}-{leg + 1}"] = attempt.contents()
         attempt.engine.destroy()
     return found
 
@@ -102,7 +105,7 @@ def run_leg(root: str, chains: list[Chain], number: int) -> dict[str, Outcome]:
 
 def run_chains(root: Path, chains: list[Chain]) -> dict[str, list[Outcome]]:
     outcomes: dict[str, list[Outcome]] = {each.name: [] for each in chains}
-    for number in range(4):
+    for number in range(max(len(each.legs) for each in chains)):
         by_world: dict[int, list[Chain]] = {}
         for each in chains:
             by_world.setdefault(each.legs[number].world_size, []).append(each)
@@ -116,17 +119,20 @@ def run_chains(root: Path, chains: list[Chain]) -> dict[str, list[Outcome]]:
 
 def check(root: Path, chains: list[Chain]) -> None:
     precisions = sorted({each.precision for each in chains})
-    uninterrupted = run_ranks(whole, 2, str(root), precisions, preloaded=True)[0]
+    lengths = sorted({len(each.legs) for each in chains})
+    uninterrupted = run_ranks(whole, 2, str(root), precisions, lengths, preloaded=True)[0]
     for name, legs in run_chains(root, chains).items():
         for before, after in pairwise(legs):
             assert after.restored is not None
             assert after.restored.different(before.done) == [], name
         precision = name.rpartition("-")[2]
-        gap = distance(legs[-1].done.tensors, uninterrupted[precision].tensors)
+        gap = distance(legs[-1].done.tensors, uninterrupted[f"{precision}-{len(legs)}"].tensors)
         print(f"{name}: relative difference of the final weights {gap:.2e}")  # noqa: T201
         assert gap < LIMIT[precision], name
         folder = RunFolder(root / name / "toy")
-        assert [c.step for c in complete_checkpoints(folder)] == [3, 6, 9, 12]
+        assert [c.step for c in complete_checkpoints(folder)] == [
+            EVERY * (n + 1) for n in range(len(legs))
+        ]
         last = newest(folder)
         assert last is not None
         weights = load_trained_weights(last.path)  # from shards of tiny groups, too
@@ -142,7 +148,6 @@ def test_another_world_size_and_stage(tmp_path: Path):
     assert [path.name for path in caches(folder)] == [
         "step-00000003.attempt-1.universal-2",
         "step-00000006.attempt-2.universal-3",
-        "step-00000009.attempt-3.universal-4",
     ]
     said = [row["text"] for row in read_metrics(folder.metrics) if row["kind"] == "convert"]
     assert said[0].startswith("converting step-00000003.attempt-1 from 2 workers, ZeRO-2, to 1, ")
