@@ -71,9 +71,8 @@ def _list(folder: RunFolder, args: argparse.Namespace) -> int:
             f"{_or_dash(row['world_size']):>7}  {_or_dash(row['zero']):>4}  {row['state']}"
         )
     whole = sum(row["complete"] for row in rows)
-    say(
-        f"{folder.root}: {whole} of {len(rows)} complete; attempt {current_attempt(folder)} owns it"
-    )
+    owner = current_attempt(folder)
+    say(f"{folder.root}: {whole} of {len(rows)} complete; attempt {owner} owns the run")
     return 0
 
 

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from launcher.checkpoints.commit import COMMIT, Checkpoint
+from launcher.checkpoints.commit import COMMIT, Checkpoint, parse_name
 from launcher.checkpoints.fence import assert_current, read_lineage
 from launcher.checkpoints.find import entries, read_checkpoint
 from launcher.checkpoints.universal import cache_of, caches
@@ -22,7 +22,7 @@ def superseded(folder: RunFolder, keep: int, attempt: int) -> list[Path]:
     What attempts before ``attempt`` left unfinished, damaged or too late is not needed either; what
     this attempt or a later one has not finished may still be being written.
     """
-    found = entries(folder)
+    found = [entry for entry in entries(folder) if parse_name(entry.path.name)]
     whole = [entry for entry in found if entry.checkpoint is not None]
     best = read_best(folder)
     stay = {entry.path.name for entry in whole[-keep:]}

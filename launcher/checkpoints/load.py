@@ -33,8 +33,10 @@ def load_universal(engine: Engine, folder: Path) -> None:
     """
     state = torch.load(folder / STATE, map_location="cpu", weights_only=False)
     optimizer = engine.optimizer
-    reader = _Reader(folder, engine.module)
-    if engine.zero_optimization_partition_weights():
+    partitioned = engine.zero_optimization_partition_weights()
+    groups = optimizer.fp16_groups if partitioned else optimizer.bit16_groups
+    reader = _Reader(folder, engine.module, {p for group in groups for p in group})
+    if partitioned:
         optimizer.checkpoint_event_prologue()
         _fill_stage_3(optimizer, reader, state["step"])
         optimizer.checkpoint_event_epilogue()
@@ -54,9 +56,9 @@ def load_universal(engine: Engine, folder: Path) -> None:
 class _Reader:
     """Flat slices of the whole tensors in a converted checkpoint's files."""
 
-    def __init__(self, folder: Path, model: nn.Module) -> None:
+    def __init__(self, folder: Path, model: nn.Module, learning: set[nn.Parameter]) -> None:
         self._folder = folder / "zero"
-        trained = {p: name for name, p in model.named_parameters() if p.requires_grad}
+        trained = {p: name for name, p in model.named_parameters() if p in learning}
         there = {path.name for path in self._folder.iterdir()}
         if there != set(trained.values()):
             missing = sorted(set(trained.values()) - there)[:3]

@@ -107,9 +107,13 @@ def _convert(source: Checkpoint, attempt: int, scratch: Path, log: Path) -> None
 
 
 def publish(out: Path, source: Checkpoint, attempt: int) -> Path:
-    """Copy what was converted to its place beside the checkpoint; its ``COMMIT`` comes last."""
+    """Copy what was converted to its place beside the checkpoint; its ``COMMIT`` comes last.
+
+    What other conversions of it left there is deleted: they were not finished, or damaged.
+    """
     target = source.path.with_name(f"{source.path.name}.universal-{attempt}")
-    shutil.rmtree(target, ignore_errors=True)
+    for left in source.path.parent.glob(f"{source.path.name}.universal-*"):
+        shutil.rmtree(left, ignore_errors=True)
     names = sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
 
     def copy(name: str) -> None:

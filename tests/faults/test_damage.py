@@ -10,6 +10,7 @@ import pytest
 import torch.distributed as dist
 
 from launcher.checkpoints.find import complete_checkpoints, newest
+from launcher.cli import main
 from launcher.errors import CheckpointError
 from launcher.run_folder import RunFolder
 from tests.spawn import run_ranks
@@ -95,19 +96,87 @@ def nothing_left(place: Path) -> list[str]:
     return caught.value.lines
 
 
-def test_damage_is_passed_over_and_said(tmp_path: Path):
-    ranks = run_ranks(fall_back, 2, str(tmp_path), preloaded=True)
+Found = dict[str, tuple[int, list[str], list[str]]]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("damage")
+
+
+@pytest.fixture(scope="module")
+def found(root: Path) -> Found:
+    ranks = run_ranks(fall_back, 2, str(root), preloaded=True)
     assert ranks[0] == ranks[1]
-    for number, (name, (_, said)) in enumerate(CASES.items()):
-        step, passed_over, different = ranks[0][name]
-        assert step == 3, name
-        (line,) = passed_over
-        assert line.startswith(f"{LAST}: "), name
-        assert said in line, name
-        assert different == [], name  # trained again, bit for bit
-        folder = RunFolder(tmp_path / f"case-{number}" / "toy")
-        # Saved again under the second attempt's name; the damaged one no longer counts.
-        assert [(c.step, c.attempt) for c in complete_checkpoints(folder)] == [(3, 1), (6, 2)]
-    (line,) = ranks[0]["nothing is left"][1]
+    return ranks[0]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_damage_is_passed_over_and_said(found: Found, root: Path, name: str):
+    step, passed_over, different = found[name]
+    assert step == 3
+    (line,) = passed_over
+    assert line.startswith(f"{LAST}: ")
+    assert CASES[name][1] in line
+    assert different == []  # trained again, bit for bit
+    folder = RunFolder(root / f"case-{list(CASES).index(name)}" / "toy")
+    # Saved again under the second attempt's name; the damaged one no longer counts.
+    assert [(c.step, c.attempt) for c in complete_checkpoints(folder)] == [(3, 1), (6, 2)]
+
+
+def test_where_all_are_damaged_nothing_is_thrown_away(found: Found, root: Path):
+    (line,) = found["nothing is left"][1]
     assert "no other checkpoint is left: restore it, or delete" in line
-    assert newest(RunFolder(tmp_path / "nothing-left" / "toy")) is not None  # nothing was deleted
+    assert newest(RunFolder(root / "nothing-left" / "toy")) is not None
+
+
+def test_the_command_lists_verifies_and_compares(
+    found: Found, root: Path, capsys: pytest.CaptureFixture[str]
+):
+    def gcg(*arguments: str) -> tuple[int, list[str]]:
+        capsys.readouterr()
+        code = main(["checkpoints", *arguments])
+        return code, capsys.readouterr().out.splitlines()
+
+    whole, hurt = str(root / "whole" / "toy"), str(root / "nothing-left" / "toy")
+    code, lines = gcg(whole)
+    assert code == 0
+    assert [line.split()[:2] for line in lines[1:3]] == [["3", "1"], ["6", "1"]]
+    assert lines[2].endswith("2     2  complete, newest")
+    assert "2 of 2 complete; attempt 1 owns the run" in lines[3]
+    assert gcg(whole, "verify") == (0, [f"{whole}: 2 read, 0 damaged files"])
+    code, lines = gcg(hurt, "verify", "6")
+    assert code == 1
+    assert SHARD in lines[0]
+    code, lines = gcg(whole, "diff", "3", "6")
+    assert code == 1
+    assert lines[0] == "step: 3 | 6"
+    assert lines[-1].startswith("all weights: relative difference ")
+    assert "grounding.0.weight: relative " in "".join(lines)
+    assert gcg(whole, "diff", "6", "6")[0] == 0
+
+
+def test_the_command_prunes(found: Found, root: Path, tmp_path: Path):
+    copy = shutil.copytree(root / "whole" / "toy", tmp_path / "copy")
+    folder = RunFolder(copy)
+    assert main(["checkpoints", str(copy), "prune", "--keep", "1", "--dry-run"]) == 0
+    assert [c.step for c in complete_checkpoints(folder)] == [3, 6]
+    assert main(["checkpoints", str(copy), "prune", "--keep", "1"]) == 0
+    assert [c.step for c in complete_checkpoints(folder)] == [6]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nowhere"], "nowhere: holds no checkpoints"),
+        (["{whole}", "verify", "5"], "step 5: no complete checkpoint of it; there are: 3, 6"),
+        (["{whole}", "diff", "3"], "diff: compares two checkpoints; give two STEPs"),
+        (["{whole}", "prune", "--keep", "0"], "--keep 0: at least the newest stays"),
+    ],
+)
+def test_what_the_command_refuses(
+    found: Found, root: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+):
+    given = [argument.format(whole=root / "whole" / "toy") for argument in arguments]
+    assert main(["checkpoints", *given]) == 2
+    assert said in capsys.readouterr().err

@@ -92,9 +92,12 @@ class ToyAttempt:
         for name, parameter in self.engine.module.named_parameters():
             if not parameter.requires_grad:
                 continue
-            found[name] = safe_get_full_fp32_param(parameter).detach().clone().view(-1)
+            full = safe_get_full_fp32_param(parameter)
+            assert full is not None
+            found[name] = full.detach().clone().view(-1)
             for key in ("exp_avg", "exp_avg_sq"):
                 state = safe_get_full_optimizer_state(parameter, key)
+                assert state is not None
                 found[f"{name}:{key}"] = state.detach().clone().view(-1)
         optimizer = self.engine.optimizer
         adam = optimizer.optimizer
