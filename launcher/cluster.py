@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from launcher.checkpoints.fence import current_attempt
 from launcher.config import RunConfig
 from launcher.errors import PreflightError, RunStoppedError
 from launcher.noise import quiet_environment
@@ -49,9 +50,19 @@ def run_on_cluster(config: RunConfig) -> None:
         trainer = build_trainer(config)
         with Progress(folder.metrics, config.optim.steps, config.run.name):
             _interruptible(trainer.fit)
+    check_outcome(folder)
+
+
+def check_outcome(folder: RunFolder) -> None:
+    """Raise RunStoppedError unless workers that ended without a failure completed the run."""
     stopped = read_json(folder.stopped)
     if stopped is not None:
         raise RunStoppedError(stopped["lines"])
+    if not folder.is_complete:
+        raise RunStoppedError(
+            f"{folder.root}: attempt {current_attempt(folder)}, begun elsewhere, owns this run "
+            "now; this one has stopped: follow the other, its logs are in the run's folder"
+        )
 
 
 def _interruptible(fit: Callable[[], Any]) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from launcher.agreement import from_rank_0, on_rank_0
 from launcher.checkpoints.commit import (
     FORMAT_VERSION,
     Checkpoint,
@@ -94,14 +95,14 @@ class CheckpointKeeper:
         """
         rank, step = dist.get_rank(), position.step
         path = checkpoint_path(self._folder, step, self._attempt)
-        _on_rank_0(lambda: open_checkpoint(self._folder, step, self._attempt))
+        on_rank_0(lambda: open_checkpoint(self._folder, step, self._attempt))
         self._engine.save_checkpoint(
             str(path), tag=ZERO_TAG, save_latest=False, exclude_frozen_parameters=True
         )
         torch.save({"rng": rng_state()}, _rank_file(path, rank))
         record_rank(path, rank, dist.get_world_size(), _own_files(path, rank))
         dist.barrier()
-        _on_rank_0(lambda: self._commit(position, metric))
+        on_rank_0(lambda: self._commit(position, metric))
 
     def _commit(self, position: Position, metric: tuple[str, float] | None) -> None:
         world, meta = dist.get_world_size(), self._meta(position, metric)
@@ -151,7 +152,7 @@ class CheckpointKeeper:
         damaged: dict[Path, str] = {}
         while True:
             # One choice, whatever each rank would see.
-            checkpoint, over = _from_rank_0(
+            checkpoint, over = from_rank_0(
                 lambda: ((found := newest(self._folder, damaged)), passed_over(self._folder, found))
             )
             if checkpoint is None:
@@ -179,23 +180,23 @@ class CheckpointKeeper:
 
     def _universal(self, checkpoint: Checkpoint) -> Checkpoint:
         """The converted form: as it lies there, else made by rank 0 while the others wait."""
-        found = _from_rank_0(lambda: find_universal(checkpoint))
+        found = from_rank_0(lambda: find_universal(checkpoint))
         if found is not None:
             faults = _damage_found_together(found)
             if not faults:
                 return found
             logger.warning("%s: converted anew: %s", found.path, faults[0])
-            _on_rank_0(lambda: discard(found.path))
+            on_rank_0(lambda: discard(found.path))
             dist.barrier()
         meta = checkpoint.meta
         what = (
             f"converting {checkpoint.path.name} from {meta['world_size']} workers, ZeRO-"
             f"{meta['zero']}, to {dist.get_world_size()}, ZeRO-{self._config.engine.zero}"
         )
-        for status in _from_rank_0_each(lambda: convert(checkpoint, self._attempt)):
+        for status in each_from_rank_0(lambda: convert(checkpoint, self._attempt)):
             if dist.get_rank() == 0:
                 add_event(self._folder.metrics, "convert", checkpoint.step, f"{what}: {status}")
-        made = _from_rank_0(lambda: find_universal(checkpoint))
+        made = from_rank_0(lambda: find_universal(checkpoint))
         assert made is not None
         return made
 
@@ -220,45 +221,6 @@ def _refuse_to_begin_anew(folder: RunFolder, damaged: list[str]) -> None:
             f"{folder.checkpoints / lost[-1]}; no other checkpoint is left: restore it, or delete "
             f"{folder.checkpoints} to begin at step 0"
         )
-
-
-def _on_rank_0(action: Callable[[], Any]) -> None:
-    """Run ``action`` on rank 0; its failure is raised on every rank."""
-    # Else it would stop rank 0 here, and leave the others in the next collective.
-    _from_rank_0(lambda: action() and None)
-
-
-def _from_rank_0(action: Callable[[], Any]) -> Any:
-    """What ``action`` returns on rank 0, on every rank; likewise what it raises."""
-    outcome: list[Any] = [None, None]
-    if dist.get_rank() == 0:
-        try:
-            outcome[0] = action()
-        except Exception as error:
-            outcome[1] = error
-    dist.broadcast_object_list(outcome, src=0)
-    if outcome[1] is not None:
-        raise outcome[1]
-    return outcome[0]
-
-
-def _from_rank_0_each(make: Callable[[], Iterator[str]]) -> Iterator[str]:
-    """What an iterator yields on rank 0, changes only, on every rank.
-
-    It may take hours: each item is sent, so that no rank waits in a collective for long.
-    """
-    items: Iterator[str] | None = None
-    last = None
-
-    def advance() -> str | None:
-        nonlocal items
-        items = make() if items is None else items
-        return next(items, None)
-
-    while (item := _from_rank_0(advance)) is not None:
-        if item != last:
-            yield item
-        last = item
 
 
 def _own_files(path: Path, rank: int) -> list[str]:
