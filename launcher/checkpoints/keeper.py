@@ -18,7 +18,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from launcher.agreement import from_rank_0, on_rank_0
+from launcher.agreement import each_from_rank_0, from_rank_0, on_rank_0
 from launcher.checkpoints.commit import (
     FORMAT_VERSION,
     Checkpoint,
