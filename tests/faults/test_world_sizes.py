@@ -39,16 +39,18 @@ class Leg:
 class Chain:
     legs: tuple[Leg, ...]
     precision: str = "fp32"
+    offload: bool = False
 
     @property
     def name(self) -> str:
-        return "-".join(f"{leg.world_size}x{leg.zero}" for leg in self.legs) + f"-{self.precision}"
+        legs = "-".join(f"{leg.world_size}x{leg.zero}" for leg in self.legs)
+        return f"{legs}{'-offload' * self.offload}-{self.precision}"
 
 
-def chain(text: str, precision: str = "fp32") -> Chain:
+def chain(text: str, precision: str = "fp32", *, offload: bool = False) -> Chain:
     """``2x3 1x2``: two ranks with ZeRO-3, then one with ZeRO-2."""
     legs = (part.split("x") for part in text.split())
-    return Chain(tuple(Leg(int(world), int(zero)) for world, zero in legs), precision)
+    return Chain(tuple(Leg(int(world), int(zero)) for world, zero in legs), precision, offload)
 
 
 QUICK = [chain("2x2 1x3 2x2")]
@@ -60,6 +62,7 @@ SLOW = [
     chain("2x2 1x3 4x2 2x3", "bf16"),
     chain("2x2 2x3 2x2 2x1"),
     chain("2x3 2x1 2x3 2x2"),
+    chain("2x2 1x3 4x1 2x3", offload=True),
 ]
 
 
@@ -91,7 +94,9 @@ def run_leg(root: str, chains: list[Chain], number: int) -> dict[str, Outcome]:
     found = {}
     for each in chains:
         leg = each.legs[number]
-        attempt = ToyAttempt(Path(root) / each.name, leg.world_size, leg.zero, each.precision)
+        attempt = ToyAttempt(
+            Path(root) / each.name, leg.world_size, leg.zero, each.precision, each.offload
+        )
         position = attempt.keeper.restore()
         begin = number * EVERY
         assert (0 if position is None else position.step) == begin
