@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -68,8 +69,11 @@ def fall_back(root: str) -> dict[str, tuple[int, list[str], list[str]]]:
             damage(storage / "toy" / "checkpoints" / LAST)
         dist.barrier()
         attempt = ToyAttempt(storage, 2, 2)
+        began = time.monotonic()
         position = attempt.keeper.restore()
         assert position is not None
+        if dist.get_rank() == 0:
+            print(f"{name}: restored in {time.monotonic() - began:.2f} s")  # noqa: T201
         attempt.train(position.step, 6)
         found[name] = (
             position.step,

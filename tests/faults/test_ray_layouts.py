@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -51,10 +52,11 @@ def test_killed_and_continued_in_other_layouts(
     whole = make(packed, tmp_path, "whole", 2, 2)
     run_ranks(train_quietly, 2, whole, preloaded=True)
     folder = RunFolder(tmp_path / "killed")
-    said = ""
+    said, began = "", []
     for world_size, zero, until in LEGS:
         path = tmp_path / f"run-{world_size}.yaml"
         path.write_text(dump(make(packed, tmp_path, "killed", world_size, zero)))
+        began.append(time.time())
         command = Command.start(path)
         commands.append(command)
         if until is None:
@@ -72,6 +74,9 @@ def test_killed_and_continued_in_other_layouts(
     rows = read_metrics(folder.metrics)
     starts = [row for row in rows if row["kind"] == "start"]
     assert [row["world_size"] for row in starts] == [2, 4, 1]
+    for at, row in zip(began, starts, strict=True):
+        seconds = row["time"] - at
+        print(f"attempt {row['attempt']}: restored {seconds:.0f} s after the command")  # noqa: T201
     assert len(caches(folder)) == 2
     ours, theirs = load_trained_weights(folder.final), load_trained_weights(whole.folder / "final")
     gap = distance(ours, theirs)
