@@ -158,8 +158,8 @@ def train(run: dict[str, Any], steps: int) -> Measured:
         restore(job)
         built = resident("VmHWM")
         for done in range(steps):
-            batch, num_pairs, _ = next_batch(job)
-            job.step(batch.micro, done, num_pairs)
+            turn = next_batch(job)
+            job.step(turn.batch.micro, done, turn.num_pairs)
     finally:
         job.close()
     return Measured(before, built, resident("VmHWM"))

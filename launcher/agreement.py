@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import torch.distributed as dist
 
@@ -46,3 +46,43 @@ def raise_any(faults: list[list[str] | None]) -> None:
     lines = list(dict.fromkeys(line for fault in faults for line in fault or ()))
     if lines:
         raise RunStoppedError(lines)
+
+
+def on_rank_0(action: Callable[[], Any]) -> None:
+    """Run ``action`` on rank 0; whatever it raises is raised on every rank."""
+    # Else rank 0 would stop here alone, and leave the others in the next collective.
+    from_rank_0(lambda: action() and None)
+
+
+def from_rank_0(action: Callable[[], Result]) -> Result:
+    """What ``action`` returns on rank 0, on every rank; likewise whatever it raises."""
+    outcome: list[Any] = [None, None]
+    if dist.get_rank() == 0:
+        try:
+            outcome[0] = action()
+        except Exception as error:
+            outcome[1] = error
+    dist.broadcast_object_list(outcome, src=0)
+    if outcome[1] is not None:
+        raise outcome[1]
+    return outcome[0]
+
+
+def each_from_rank_0(make: Callable[[], Iterator[str]]) -> Iterator[str]:
+    """What an iterator yields on rank 0, where it differs from the last, on every rank.
+
+    For work of rank 0 that takes long: as every item is sent, no rank waits in one collective for
+    longer than from one to the next.
+    """
+    items: Iterator[str] | None = None
+    last = None
+
+    def advance() -> str | None:
+        nonlocal items
+        items = make() if items is None else items
+        return next(items, None)
+
+    while (item := from_rank_0(advance)) is not None:
+        if item != last:
+            yield item
+        last = item

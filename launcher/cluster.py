@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from launcher.checkpoints.fence import current_attempt
 from launcher.config import RunConfig
 from launcher.departure import DepartedError, Departure
 from launcher.errors import PreflightError, RunStoppedError
@@ -53,11 +54,21 @@ def run_on_cluster(config: RunConfig) -> None:
         Progress(folder.metrics, config.optim.steps, config.run.name),
     ):
         left = _fit_until_done(config, folder, departure)
+    if departure.number is not None and not folder.is_complete:
+        raise DepartedError(departure.number, left)
+    check_outcome(folder)
+
+
+def check_outcome(folder: RunFolder) -> None:
+    """Raise RunStoppedError unless workers that ended without a failure completed the run."""
     stopped = read_json(folder.stopped)
     if stopped is not None:
         raise RunStoppedError(stopped["lines"])
-    if departure.number is not None and not folder.is_complete:
-        raise DepartedError(departure.number, left)
+    if not folder.is_complete:
+        raise RunStoppedError(
+            f"{folder.root}: attempt {current_attempt(folder)}, begun elsewhere, owns this run "
+            "now; this one has stopped: follow the other, its logs are in the run's folder"
+        )
 
 
 def _fit_until_done(config: RunConfig, folder: RunFolder, departure: Departure) -> int | None:

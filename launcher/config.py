@@ -159,7 +159,7 @@ _TRAJECTORY = {
     },
     "model": None,
     "optim": None,
-    "engine": {"precision", "micro_batch", "loss_scale_power", "loss_scale_window"},
+    "engine": {"precision", "loss_scale_power", "loss_scale_window"},
 }
 
 

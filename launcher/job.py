@@ -15,15 +15,17 @@ from dataloaders.loader import Loader
 from dataloaders.source import Source
 from launcher.agreement import together
 from launcher.build import build_parts
+from launcher.checkpoints.fence import begin_attempt
+from launcher.checkpoints.keeper import CheckpointKeeper
 from launcher.config import RunConfig
 from launcher.data import build_loader
 from launcher.engine import Engine, build_engine
 from launcher.guard import Guard
 from launcher.leaving import LeaveRequests
-from launcher.run_folder import RunFolder, begin_attempt
+from launcher.rng import seed_everything
+from launcher.run_folder import RunFolder
 from launcher.runlog import RunLog
 from launcher.sharded import build_for_engine
-from launcher.state import CheckpointKeeper, seed_everything
 from launcher.step import TrainStep
 from launcher.watchdog import Watchdog
 
@@ -106,9 +108,12 @@ def restore(job: Job) -> int:
     if position is not None:
         step = position.step
         together(lambda: job.loader.load_state_dict(position.loader))
+        if position.guard:
+            job.guard.load_state_dict(position.guard)
     if dist.get_rank() == 0:
         job.log = RunLog(job.folder, step, tensorboard=job.config.log.tensorboard)
-        job.log.write("start", step, {"attempt": job.attempt, "world_size": dist.get_world_size()})
+        facts = {"attempt": job.attempt, "world_size": dist.get_world_size()}
+        job.log.write("start", step, {**facts, "passed_over": job.keeper.passed_over})
     logger.info("attempt %d begins at step %d", job.attempt, step)
     return step
 

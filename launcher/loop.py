@@ -11,11 +11,11 @@ import torch.distributed as dist
 
 from dataloaders.loader import StepBatch
 from launcher.agreement import attempt, raise_any
+from launcher.checkpoints.keeper import Position
 from launcher.evaluate import evaluate_split, gather_rows
 from launcher.job import Job
 from launcher.leaving import LeaveRun
 from launcher.scores import summarise
-from launcher.state import Position
 from launcher.step import StepResult
 
 logger = logging.getLogger(__name__)
@@ -159,7 +159,7 @@ def roll_back(job: Job, done: int) -> int:
 
     The loader stays where it is. Without a checkpoint the step is left out and nothing else.
     """
-    position = job.keeper.restore()
+    position = job.keeper.roll_back()
     if position is None:
         return done
     if job.log is not None:
@@ -193,7 +193,7 @@ def validate(job: Job, done: int) -> tuple[str, float] | None:
 def save(job: Job, done: int, metric: tuple[str, float] | None) -> None:
     """Write a checkpoint and tell Ray about it."""
     began = time.monotonic()
-    job.keeper.save(Position(done, job.loader.state_dict()), metric)
+    job.keeper.save(Position(done, job.loader.state_dict(), job.guard.state_dict()), metric)
     if job.log is not None:
         job.log.write("saved", done, {"seconds": round(time.monotonic() - began, 3)})
     job.watchdog.beat()

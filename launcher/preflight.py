@@ -16,7 +16,8 @@ from dataloaders.source import Source
 from dataloaders.storage.check import check_reachable
 from gcg.build import encoder_fingerprint
 from launcher.abilities import missing_abilities
-from launcher.checkpoint import newest
+from launcher.checkpoints.find import newest
+from launcher.checkpoints.fits import check_fits, versions
 from launcher.config import RunConfig, dump, fingerprint, load_run_config, trajectory
 from launcher.config_data import TrainSet
 from launcher.data import (
@@ -30,7 +31,6 @@ from launcher.data import (
 from launcher.errors import CheckpointError, ConfigError, PreflightError
 from launcher.feature_check import frame_problems
 from launcher.run_folder import RunFolder, read_json, write_json, write_text
-from launcher.state import check_fits, versions
 
 
 def preflight(config: RunConfig) -> None:
@@ -186,7 +186,7 @@ def _own_past(config: RunConfig) -> Iterator[str]:
         return  # reported already
     with data:
         try:
-            check_fits(checkpoint, config, config.scale.num_workers, data.fingerprint)
+            check_fits(checkpoint, config, data.fingerprint)
         except CheckpointError as error:
             yield from error.lines
 

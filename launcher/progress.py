@@ -75,10 +75,14 @@ class Progress:
                 self._say(_validation(row))
             elif kind == "start":
                 self._begin(row)
+            elif kind == "convert":
+                self._say(str(row.get("text")))
 
     def _begin(self, row: dict[str, Any]) -> None:
         step, attempt = row["step"], row.get("attempt", 1)
         self._pace = (step, row["time"])
+        for line in row.get("passed_over", ()):
+            self._say(f"passed over: {line}")
         if step or attempt > 1:
             self._say(f"continues from step {step} (attempt {attempt})")
         if self._bar is not None:

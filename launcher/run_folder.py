@@ -1,14 +1,14 @@
-"""What lies in a run's folder, and which attempt at the run may write there.
+"""What lies in a run's folder, and how its small files are written and read.
 
 ::
 
     <storage>/<name>/
         config.yaml        the resolved run file
         run.json           fingerprints of the run file and the data
-        attempt            number of the attempt that owns the folder
+        attempts/          which attempt owns the folder, and what each went on from
         metrics.jsonl      one line a logged step, validation or event
         bad_steps.jsonl    updates that were left out, with the questions to blame
-        checkpoints/       step-00000100/, …
+        checkpoints/       step-00000100.attempt-1/, …
         best.json          the checkpoint with the best validation metric
         final/             trained weights as safetensors, once the run is complete
         tensorboard/  logs/  quarantine/
@@ -21,8 +21,6 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from launcher.errors import StaleAttemptError
 
 
 @dataclass(frozen=True)
@@ -40,8 +38,8 @@ class RunFolder:
         return self.root / "run.json"
 
     @property
-    def attempt(self) -> Path:
-        return self.root / "attempt"
+    def attempts(self) -> Path:
+        return self.root / "attempts"
 
     @property
     def metrics(self) -> Path:
@@ -116,32 +114,3 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None
-
-
-def begin_attempt(folder: RunFolder) -> int:
-    """Take the folder over from any earlier attempt; return the new attempt's number, from 1."""
-    number = current_attempt(folder) + 1
-    write_text(folder.attempt, f"{number}\n")
-    return number
-
-
-def current_attempt(folder: RunFolder) -> int:
-    """The number of the attempt that owns the folder, 0 before the first."""
-    try:
-        return int(folder.attempt.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return 0
-
-
-def assert_current(folder: RunFolder, attempt: int) -> None:
-    """Raise StaleAttemptError when a newer attempt owns the folder.
-
-    A worker that was cut off from its cluster may live on while its run is retried elsewhere; this
-    keeps it from mixing its files with the new attempt's.
-    """
-    owner = current_attempt(folder)
-    if owner != attempt:
-        raise StaleAttemptError(
-            f"{folder.root}: attempt {owner} owns this run now, this is attempt {attempt}; "
-            "it stops here"
-        )

@@ -1,9 +1,11 @@
 """What a run says about itself: ``metrics.jsonl`` and TensorBoard scalars. Written by rank 0.
 
 A line of ``metrics.jsonl`` is one JSON object with ``kind``: ``train`` (a logged step), ``val``
-(a validation), ``saved`` (a checkpoint), ``start`` (an attempt began, at which step), ``bad_step``
-(an update was left out) or ``roll_back`` (training went back to a checkpoint). A resumed run drops
-the lines past the step it continues from, so each step is there once.
+(a validation), ``saved`` (a checkpoint), ``start`` (an attempt began, at which step, and which
+checkpoints it passed over), ``convert`` (how far the conversion of a checkpoint is), ``left`` (the
+workers were asked to go), ``bad_step`` (an update was left out) or ``roll_back`` (training went
+back to a checkpoint). A resumed run drops the lines past the step it continues from, so each step
+is there once.
 """
 
 from __future__ import annotations
@@ -82,6 +84,14 @@ class RunLog:
         self._file.close()
         if self._board is not None:
             self._board.close()
+
+
+def add_event(path: Path, kind: str, step: int, text: str) -> None:
+    """Append a line with a text, where no :class:`RunLog` is open yet."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    row = {"kind": kind, "step": step, "time": round(time.time(), 3), "text": text}
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

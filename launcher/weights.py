@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from launcher.checkpoint import META, Checkpoint, read_checkpoint
+from launcher.checkpoints.commit import META, Checkpoint
+from launcher.checkpoints.find import inspect
+from launcher.checkpoints.universal import ZERO_TAG
 from launcher.config import RunConfig, dump
 from launcher.errors import CheckpointError
 from launcher.run_folder import RunFolder, write_json, write_text
-from launcher.state import ZERO_TAG
 
 WEIGHTS = "model.safetensors"
 
@@ -36,8 +37,9 @@ def load_trained_weights(folder: Path) -> dict[str, Tensor]:
         from safetensors.torch import load_file
 
         return load_file(folder / WEIGHTS)
-    if read_checkpoint(folder) is None:
-        raise CheckpointError(f"{folder}: is no complete checkpoint; choose one that has COMMIT")
+    found = inspect(folder)
+    if found.checkpoint is None:
+        raise CheckpointError(f"{folder}: is no complete checkpoint ({found.why}); choose another")
     return _consolidate(folder / ZERO_TAG)
 
 

@@ -8,9 +8,11 @@ from typing import Any
 
 import torch.distributed as dist
 
-from launcher.checkpoint import newest
+from launcher.agreement import on_rank_0
+from launcher.checkpoints.fence import assert_current
+from launcher.checkpoints.find import newest
 from launcher.config import RunConfig, parse_run_config
-from launcher.errors import UserError
+from launcher.errors import StaleAttemptError, UserError
 from launcher.job import Job, Report, build_job, restore
 from launcher.leaving import LeaveRun, ray_preemption
 from launcher.loop import train
@@ -38,8 +40,8 @@ def run_worker(
 
     A rule that stops the run (bad data, a loss that is no number) is met by all ranks together;
     it is written to ``stopped.json`` for the driver, and the worker ends without an error, since
-    trying again would change nothing. So does a worker that was asked to leave, after a checkpoint
-    of all ranks; ``left.json`` says at which step.
+    trying again would change nothing. So it does when a newer attempt has taken over the run, and
+    when it was asked to leave, after a checkpoint of all ranks; ``left.json`` says at which step.
     """
     folder, rank = RunFolder(config.folder), dist.get_rank()
     with log_to_file(folder.log(rank)):
@@ -54,6 +56,9 @@ def run_worker(
             logger.error("%s", error)
             if rank == 0:
                 write_json(folder.stopped, {"lines": error.lines})
+        except StaleAttemptError as error:
+            # No failure: trying again would take the run from the attempt that owns it now.
+            logger.error("%s", error)
         except Exception:
             logger.exception("worker %d failed", rank)
             raise
@@ -71,10 +76,17 @@ def _build_restore_train(
 
 
 def finish(job: Job) -> None:
-    """Write the run's ``final`` folder from its last checkpoint. Every rank calls it."""
-    if dist.get_rank() == 0:
+    """Write the run's ``final`` folder from its last checkpoint. Every rank calls it.
+
+    Raises:
+        StaleAttemptError: a newer attempt owns the run.
+    """
+
+    def write() -> None:
         last = newest(job.folder)
         assert last is not None
         assert last.step == job.config.optim.steps, last.path
+        assert_current(job.folder, job.attempt)
         write_final(job.folder, job.config, last)
-    dist.barrier()
+
+    on_rank_0(write)

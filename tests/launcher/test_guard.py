@@ -14,7 +14,7 @@ from torch import Tensor
 from launcher.config import SafetySection
 from launcher.errors import RunStoppedError
 from launcher.guard import Guard
-from launcher.state import seed_everything
+from launcher.rng import seed_everything
 from launcher.step import StepResult
 from tests.spawn import run_ranks
 

@@ -86,8 +86,8 @@ def train(cases: Sequence[Case], packed: Path, storage: Path) -> dict[Case, list
         put_out_of_order(job, case)
         steps = []
         for number in range(case.steps):
-            batch, num_pairs, _ = next_batch(job)
-            steps.append(job.step(batch.micro, number, num_pairs))
+            turn = next_batch(job)
+            steps.append(job.step(turn.batch.micro, number, turn.num_pairs))
         found[case] = steps
         job.close()
         job.engine.destroy()

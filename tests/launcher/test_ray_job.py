@@ -20,7 +20,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from launcher.checkpoint import newest
+from launcher.checkpoints.find import newest
 from launcher.config import dump, parse_run_config
 from launcher.run_folder import RunFolder
 from launcher.runlog import read_metrics

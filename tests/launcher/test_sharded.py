@@ -13,12 +13,14 @@ from torch import nn
 
 from gcg.build import build_model
 from gcg.skeleton import CHUNK
+from launcher.checkpoints.fence import begin_attempt
+from launcher.checkpoints.keeper import CheckpointKeeper, Position
 from launcher.config import RunConfig
 from launcher.engine import build_engine, import_deepspeed, model_dtype
 from launcher.guard import Guard
-from launcher.run_folder import RunFolder, begin_attempt
+from launcher.rng import seed_everything
+from launcher.run_folder import RunFolder
 from launcher.sharded import build_for_engine
-from launcher.state import CheckpointKeeper, Position, seed_everything
 from launcher.step import StepResult, TrainStep
 from launcher.weights import load_trained_weights
 from tests.spawn import run_ranks
@@ -186,7 +188,7 @@ def at_two_ranks(root: str) -> AtTwo:
     same = run.masters()
     run.keeper.save(Position(4, {}))
     run.engine.destroy()
-    saved = load_trained_weights(run.folder.checkpoints / "step-00000004")
+    saved = load_trained_weights(run.folder.checkpoints / "step-00000004.attempt-1")
 
     run = Attempt(config("whole"), whole=True)
     handed_whole = run.train(0, 4)

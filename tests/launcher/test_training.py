@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from gcg.build import build_model
-from launcher.checkpoint import complete_checkpoints, read_best
+from launcher.checkpoints.find import complete_checkpoints
+from launcher.checkpoints.keep import read_best
 from launcher.config import RunConfig, parse_run_config
 from launcher.run_folder import RunFolder, read_json
 from launcher.runlog import read_metrics

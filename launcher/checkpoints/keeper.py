@@ -1,0 +1,248 @@
+"""Saving and restoring all that training continues from, on every rank.
+
+Each rank writes its ZeRO shards through DeepSpeed and its random number generators; rank 0 adds
+``meta.json`` and commits. At the same world size and ZeRO stage a restored run is bit for bit the
+run that was not interrupted. At another one the shards are converted first, once; the global
+batches and their noise stay, the order of sums does not.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from launcher.agreement import each_from_rank_0, from_rank_0, on_rank_0
+from launcher.checkpoints.commit import (
+    FORMAT_VERSION,
+    Checkpoint,
+    checkpoint_path,
+    commit,
+    open_checkpoint,
+    record_rank,
+)
+from launcher.checkpoints.fence import record_origin
+from launcher.checkpoints.find import entries, newest, passed_over
+from launcher.checkpoints.fits import check_fits, is_same_layout, versions
+from launcher.checkpoints.keep import discard, prune, record_best
+from launcher.checkpoints.load import load_universal
+from launcher.checkpoints.universal import ZERO_TAG, convert, find_universal
+from launcher.checkpoints.verify import damage, share
+from launcher.config import RunConfig, fingerprint
+from launcher.engine import Engine
+from launcher.errors import CheckpointError
+from launcher.rng import rng_state, set_rng_state
+from launcher.run_folder import RunFolder
+from launcher.runlog import add_event
+
+logger = logging.getLogger(__name__)
+
+_OF_RANK = re.compile(r"zero_pp_rank_(\d+)_")
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a run stands: updates made, the data loader's state, and the guard's."""
+
+    step: int
+    loader: Mapping[str, Any]
+    guard: Mapping[str, Any] = field(default_factory=dict)
+
+
+class CheckpointKeeper:
+    """Saves, restores and prunes the checkpoints of one attempt at a run.
+
+    Args:
+        engine: the DeepSpeed engine.
+        config: the run.
+        folder: the run's folder.
+        attempt: this attempt's number.
+        data_fingerprint: of the training data.
+
+    ``passed_over``: after :meth:`restore`, a line for each newer checkpoint that was not loaded.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        config: RunConfig,
+        folder: RunFolder,
+        *,
+        attempt: int,
+        data_fingerprint: str,
+    ) -> None:
+        self._engine = engine
+        self._config = config
+        self._folder = folder
+        self._attempt = attempt
+        self._data = data_fingerprint
+        self.passed_over: list[str] = []
+
+    def save(self, position: Position, metric: tuple[str, float] | None = None) -> None:
+        """Write and commit a checkpoint. Every rank calls it.
+
+        Args:
+            position: of the run after the last update.
+            metric: name and value of the validation metric at this step (larger is better).
+
+        Raises:
+            StaleAttemptError: a newer attempt owns the run.
+        """
+        rank, step = dist.get_rank(), position.step
+        path = checkpoint_path(self._folder, step, self._attempt)
+        on_rank_0(lambda: open_checkpoint(self._folder, step, self._attempt))
+        self._engine.save_checkpoint(
+            str(path), tag=ZERO_TAG, save_latest=False, exclude_frozen_parameters=True
+        )
+        torch.save({"rng": rng_state()}, _rank_file(path, rank))
+        record_rank(path, rank, dist.get_world_size(), _own_files(path, rank))
+        dist.barrier()
+        on_rank_0(lambda: self._commit(position, metric))
+
+    def _commit(self, position: Position, metric: tuple[str, float] | None) -> None:
+        world, meta = dist.get_world_size(), self._meta(position, metric)
+        saved = commit(self._folder, position.step, self._attempt, world, meta)
+        if metric is not None and self._config.checkpoint.keep_best:
+            record_best(self._folder, saved, *metric)
+        prune(self._folder, self._config.checkpoint.keep, self._attempt)
+
+    def _meta(self, position: Position, metric: tuple[str, float] | None) -> dict[str, Any]:
+        return {
+            "version": FORMAT_VERSION,
+            "step": position.step,
+            "plan": dict(position.loader),
+            "guard": dict(position.guard),
+            "world_size": dist.get_world_size(),
+            "zero": self._config.engine.zero,
+            "config": fingerprint(self._config),
+            "data": self._data,
+            "attempt": self._attempt,
+            "versions": versions(),
+            "metric": None if metric is None else {"name": metric[0], "value": metric[1]},
+        }
+
+    def restore(self) -> Position | None:
+        """Continue from the newest complete checkpoint; None where there is none yet.
+
+        Each rank reads a share of its files and compares checksums. A damaged one is passed over,
+        with a warning, for the one before.
+
+        Raises:
+            CheckpointError: it was written by another run or data set, or all are damaged.
+        """
+        checkpoint = self._choose()
+        if dist.get_rank() == 0:
+            origin = None if checkpoint is None else (checkpoint.attempt, checkpoint.step)
+            record_origin(self._folder, self._attempt, origin)
+        dist.barrier()  # nobody trains before the note is there
+        return None if checkpoint is None else self._load(checkpoint)
+
+    def roll_back(self) -> Position | None:
+        """As :meth:`restore`, for an attempt that has already begun."""
+        checkpoint = self._choose()
+        return None if checkpoint is None else self._load(checkpoint)
+
+    def _load(self, checkpoint: Checkpoint) -> Position:
+        if is_same_layout(checkpoint, self._config, dist.get_world_size()):
+            self._load_own_shards(checkpoint)
+        else:
+            load_universal(self._engine, self._universal(checkpoint).path)
+        logger.info("continuing from %s", checkpoint.path)
+        meta = checkpoint.meta
+        return Position(checkpoint.step, meta["plan"], meta.get("guard", {}))
+
+    def _choose(self) -> Checkpoint | None:
+        damaged: dict[Path, str] = {}
+        while True:
+            # One choice, whatever each rank would see.
+            checkpoint, over = from_rank_0(
+                lambda: ((found := newest(self._folder, damaged)), passed_over(self._folder, found))
+            )
+            if checkpoint is None:
+                break
+            check_fits(checkpoint, self._config, self._data)
+            faults = _damage_found_together(checkpoint)
+            if not faults:
+                break
+            damaged[checkpoint.path] = f"{checkpoint.path.name}: was damaged: {faults[0]}"
+        self.passed_over = [*damaged.values(), *over]
+        for line in self.passed_over:
+            logger.warning("passed over: %s", line)
+        if checkpoint is None:
+            _refuse_to_begin_anew(self._folder, list(damaged.values()))
+        return checkpoint
+
+    def _load_own_shards(self, checkpoint: Checkpoint) -> None:
+        path, _ = self._engine.load_checkpoint(
+            str(checkpoint.path), tag=ZERO_TAG, load_module_strict=False
+        )
+        if path is None:
+            raise CheckpointError(f"{checkpoint.path}: DeepSpeed found no state; delete the folder")
+        own = torch.load(_rank_file(checkpoint.path, dist.get_rank()), weights_only=False)
+        set_rng_state(own["rng"])
+
+    def _universal(self, checkpoint: Checkpoint) -> Checkpoint:
+        """The converted form: as it lies there, else made by rank 0 while the others wait."""
+        found = from_rank_0(lambda: find_universal(checkpoint))
+        if found is not None:
+            faults = _damage_found_together(found)
+            if not faults:
+                return found
+            logger.warning("%s: converted anew: %s", found.path, faults[0])
+            on_rank_0(lambda: discard(found.path))
+            dist.barrier()
+        meta = checkpoint.meta
+        what = (
+            f"converting {checkpoint.path.name} from {meta['world_size']} workers, ZeRO-"
+            f"{meta['zero']}, to {dist.get_world_size()}, ZeRO-{self._config.engine.zero}"
+        )
+        for status in each_from_rank_0(lambda: convert(checkpoint, self._attempt)):
+            if dist.get_rank() == 0:
+                add_event(self._folder.metrics, "convert", checkpoint.step, f"{what}: {status}")
+        made = from_rank_0(lambda: find_universal(checkpoint))
+        assert made is not None
+        return made
+
+
+def _damage_found_together(checkpoint: Checkpoint) -> list[str]:
+    """What is wrong with a checkpoint's files, each rank reading a share of them."""
+    own = damage(checkpoint, share(checkpoint, dist.get_rank(), dist.get_world_size()))
+    faults: list[list[str]] = [[]] * dist.get_world_size()
+    dist.all_gather_object(faults, own)
+    return [line for lines in faults for line in lines]
+
+
+def _refuse_to_begin_anew(folder: RunFolder, damaged: list[str]) -> None:
+    """What was trained must not be thrown away silently."""
+    lost = damaged or [
+        f"{entry.path.name}: {entry.why}"
+        for entry in entries(folder)
+        if entry.committed and entry.checkpoint is None and "overtaken" not in entry.why
+    ]
+    if lost:
+        raise CheckpointError(
+            f"{folder.checkpoints / lost[-1]}; no other checkpoint is left: restore it, or delete "
+            f"{folder.checkpoints} to begin at step 0"
+        )
+
+
+def _own_files(path: Path, rank: int) -> list[str]:
+    """The files this rank wrote: DeepSpeed names its rank in all but those of rank 0 alone."""
+    names = [_rank_file(path, rank).name]
+    if rank == 0:  # DeepSpeed leaves its scripts for reading the shards beside them
+        names += [file.name for file in path.glob("*.py")]
+    for file in (path / ZERO_TAG).iterdir():
+        match = _OF_RANK.search(file.name)
+        if (int(match[1]) if match else 0) == rank:
+            names.append(f"{ZERO_TAG}/{file.name}")
+    return names
+
+
+def _rank_file(folder: Path, rank: int) -> Path:
+    return folder / f"rank-{rank:05d}.pt"
