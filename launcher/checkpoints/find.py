@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from launcher.checkpoints.commit import (
@@ -29,7 +29,7 @@ class Entry:
     """A folder that is, was to be, or is no longer a checkpoint.
 
     ``checkpoint`` is None unless the run may go on from it; ``why`` says why not. ``committed``: it
-    has a ``COMMIT``, so it was whole once.
+    has a ``COMMIT``, so it was whole once. ``stale``: an overtaken attempt's.
     """
 
     path: Path
@@ -38,6 +38,7 @@ class Entry:
     checkpoint: Checkpoint | None
     why: str
     committed: bool
+    stale: bool = False
 
 
 def read_checkpoint(path: Path) -> Checkpoint | None:
@@ -91,7 +92,7 @@ def entries(folder: RunFolder) -> list[Entry]:
         entry = inspect(folder.checkpoints / name)
         stale = lineage.stale(entry.attempt, entry.step)
         if stale is not None and entry.checkpoint is not None:
-            entry = Entry(entry.path, entry.step, entry.attempt, None, stale, entry.committed)
+            entry = replace(entry, checkpoint=None, why=stale, stale=True)
         found.append(entry)
     return sorted(found, key=lambda entry: (entry.step, entry.attempt, entry.path.name))
 

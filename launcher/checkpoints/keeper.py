@@ -137,10 +137,9 @@ class CheckpointKeeper:
             CheckpointError: it was written by another run or data set, or all are damaged.
         """
         checkpoint = self._choose()
-        if dist.get_rank() == 0:
-            origin = None if checkpoint is None else (checkpoint.attempt, checkpoint.step)
-            record_origin(self._folder, self._attempt, origin)
-        dist.barrier()  # nobody trains before the note is there
+        origin = None if checkpoint is None else (checkpoint.attempt, checkpoint.step)
+        # Nobody trains before the note is there.
+        on_rank_0(lambda: record_origin(self._folder, self._attempt, origin))
         return None if checkpoint is None else self._load(checkpoint)
 
     def roll_back(self) -> Position | None:
@@ -175,7 +174,7 @@ class CheckpointKeeper:
         for line in self.passed_over:
             logger.warning("passed over: %s", line)
         if checkpoint is None:
-            _refuse_to_begin_anew(self._folder, list(damaged.values()))
+            on_rank_0(lambda: _refuse_to_begin_anew(self._folder, list(damaged.values())))
         return checkpoint
 
     def _load_own_shards(self, checkpoint: Checkpoint) -> None:
@@ -196,7 +195,6 @@ class CheckpointKeeper:
                 return found
             logger.warning("%s: converted anew: %s", found.path, faults[0])
             on_rank_0(lambda: discard(found.path))
-            dist.barrier()
         meta = checkpoint.meta
         what = (
             f"converting {checkpoint.path.name} from {meta['world_size']} workers, ZeRO-"
@@ -223,7 +221,7 @@ def _refuse_to_begin_anew(folder: RunFolder, damaged: list[str]) -> None:
     lost = damaged or [
         f"{entry.path.name}: {entry.why}"
         for entry in entries(folder)
-        if entry.committed and entry.checkpoint is None and "overtaken" not in entry.why
+        if entry.committed and entry.checkpoint is None and not entry.stale
     ]
     if lost:
         raise CheckpointError(

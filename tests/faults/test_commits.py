@@ -108,4 +108,5 @@ def test_a_zombie_that_was_held_up_inside_its_commit_is_not_believed(
     assert [(c.step, c.attempt) for c in complete_checkpoints(folder)] == [(4, 1), (8, 2)]
     (stale,) = (e for e in entries(folder) if e.checkpoint is None)
     assert stale.committed
+    assert stale.stale
     assert stale.why == "attempt 1 was overtaken: attempt 2 does not descend from it"

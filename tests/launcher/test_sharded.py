@@ -188,7 +188,7 @@ def at_two_ranks(root: str) -> AtTwo:
     same = run.masters()
     run.keeper.save(Position(4, {}))
     run.engine.destroy()
-    saved = load_trained_weights(run.folder.checkpoints / "step-00000004.attempt-1")
+    saved = load_trained_weights(run.folder.checkpoints / "step-00000004.attempt-2")
 
     run = Attempt(config("whole"), whole=True)
     handed_whole = run.train(0, 4)
