@@ -85,6 +85,10 @@ class CheckpointSection(Section):
     every: int = Field(default=100, ge=1, description="steps")
     keep: int = Field(default=2, ge=1, description="the newest so many stay")
     keep_best: bool = True
+    in_background: bool = Field(
+        default=True,
+        description="write while training goes on; takes the checkpoint's size in host memory",
+    )
 
 
 class SafetySection(Section):

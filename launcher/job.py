@@ -55,6 +55,7 @@ class Job:
 
     def close(self) -> None:
         """End threads, close files."""
+        self.keeper.close()
         self.watchdog.close()
         self.requests.close()
         self.loader.close()

@@ -40,6 +40,7 @@ def train(job: Job, done: int) -> None:
         result = job.step(batch.micro, done, turn.num_pairs)
         done += 1
         job.watchdog.beat()
+        log_saved(job)
         if settle(job, batch, result, done):
             done = roll_back(job, done)
             meter.restart()
@@ -61,6 +62,7 @@ def train(job: Job, done: int) -> None:
             meter.restart()
             if leaving and not last:
                 leave(job, done)
+    settle_saved(job)
 
 
 class Turn(NamedTuple):
@@ -83,7 +85,12 @@ def next_batch(job: Job) -> Turn:
     Raises:
         RunStoppedError: on every rank, if any rank's data cannot go on.
     """
-    batch, fault = attempt(lambda: next(job.loader))
+
+    def checked_next() -> StepBatch:
+        job.keeper.check()
+        return next(job.loader)
+
+    batch, fault = attempt(checked_next)
     job.watchdog.beat()
     counters = job.loader.counters()
     requests = job.requests
@@ -112,6 +119,7 @@ def next_batch(job: Job) -> Turn:
 
 def leave(job: Job, done: int) -> NoReturn:
     """End training on all ranks, saying why."""
+    settle_saved(job)
     reasons: list[str | None] = [None] * dist.get_world_size()
     dist.all_gather_object(reasons, job.requests.reason() or job.requests.preempted_because)
     reason = next(filter(None, reasons), "asked to leave")
@@ -159,6 +167,7 @@ def roll_back(job: Job, done: int) -> int:
 
     The loader stays where it is. Without a checkpoint the step is left out and nothing else.
     """
+    settle_saved(job)
     position = job.keeper.roll_back()
     if position is None:
         return done
@@ -191,13 +200,25 @@ def validate(job: Job, done: int) -> tuple[str, float] | None:
 
 
 def save(job: Job, done: int, metric: tuple[str, float] | None) -> None:
-    """Write a checkpoint and tell Ray about it."""
-    began = time.monotonic()
+    """Begin a checkpoint and tell Ray about it."""
     job.keeper.save(Position(done, job.loader.state_dict(), job.guard.state_dict()), metric)
-    if job.log is not None:
-        job.log.write("saved", done, {"seconds": round(time.monotonic() - began, 3)})
+    log_saved(job)
     job.watchdog.beat()
     job.report({"step": done} if metric is None else {"step": done, metric[0]: metric[1]})
+
+
+def log_saved(job: Job) -> None:
+    """Note a checkpoint that was committed since the last call."""
+    saved = job.keeper.take_saved()
+    if saved is not None and job.log is not None:
+        figures = {"stall_s": round(saved.stall_s, 4), "seconds": round(saved.write_s, 3)}
+        job.log.write("saved", saved.step, figures)
+
+
+def settle_saved(job: Job) -> None:
+    """Wait until the last checkpoint is one. Every rank calls it."""
+    job.keeper.wait()
+    log_saved(job)
 
 
 class _Meter:

@@ -1,49 +1,51 @@
 """Saving and restoring all that training continues from, on every rank.
 
-Each rank writes its ZeRO shards through DeepSpeed and its random number generators; rank 0 adds
-``meta.json`` and commits. At the same world size and ZeRO stage a restored run is bit for bit the
-run that was not interrupted. At another one the shards are converted first, once; the global
-batches and their noise stay, the order of sums does not.
+Each rank's ZeRO shards, as DeepSpeed would write them, and its random number generators are copied
+to host memory and written from there; rank 0 adds ``meta.json`` and commits. At the same world size
+and ZeRO stage a restored run is bit for bit the run that was not interrupted. At another one the
+shards are converted first, once; the global batches and their noise stay, the order of sums does
+not.
 """
 
 from __future__ import annotations
 
 import logging
-import re
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from launcher.agreement import each_from_rank_0, from_rank_0, on_rank_0
+from launcher.agreement import each_from_rank_0, from_rank_0, on_rank_0, together
+from launcher.checkpoints.background import BackgroundWriter, Saved
 from launcher.checkpoints.commit import (
     FORMAT_VERSION,
     Checkpoint,
     checkpoint_path,
     commit,
     open_checkpoint,
-    record_rank,
 )
 from launcher.checkpoints.fence import record_origin
 from launcher.checkpoints.find import entries, newest, passed_over
 from launcher.checkpoints.fits import check_fits, is_same_layout, versions
 from launcher.checkpoints.keep import discard, prune, record_best
 from launcher.checkpoints.load import load_universal
+from launcher.checkpoints.snapshot import HostMemory, SnapshotEngine
 from launcher.checkpoints.universal import ZERO_TAG, convert, find_universal
 from launcher.checkpoints.verify import damage, share
 from launcher.config import RunConfig, fingerprint
 from launcher.engine import Engine
-from launcher.errors import CheckpointError
+from launcher.errors import CheckpointError, RunStoppedError, StaleAttemptError
 from launcher.rng import rng_state, set_rng_state
 from launcher.run_folder import RunFolder
 from launcher.runlog import add_event
 
 logger = logging.getLogger(__name__)
-
-_OF_RANK = re.compile(r"zero_pp_rank_(\d+)_")
 
 
 @dataclass(frozen=True)
@@ -83,9 +85,15 @@ class CheckpointKeeper:
         self._attempt = attempt
         self._data = data_fingerprint
         self.passed_over: list[str] = []
+        memory = HostMemory()
+        self._snapshots = engine.checkpoint_engine = SnapshotEngine(memory)
+        self._writer = BackgroundWriter(dist.get_rank(), dist.get_world_size(), memory)
 
     def save(self, position: Position, metric: tuple[str, float] | None = None) -> None:
-        """Write and commit a checkpoint. Every rank calls it.
+        """Take a snapshot, and have it written and committed. Every rank calls it.
+
+        With ``checkpoint.in_background`` the writing goes on when this returns; a save that comes
+        too early waits for the one before. Failures come out of :meth:`check` and :meth:`wait`.
 
         Args:
             position: of the run after the last update.
@@ -94,20 +102,49 @@ class CheckpointKeeper:
         Raises:
             StaleAttemptError: a newer attempt owns the run.
         """
+        began = time.monotonic()
+        self.wait()
         rank, step = dist.get_rank(), position.step
         path = checkpoint_path(self._folder, step, self._attempt)
         on_rank_0(lambda: open_checkpoint(self._folder, step, self._attempt))
+        self._snapshots.begin()
         self._engine.save_checkpoint(
             str(path), tag=ZERO_TAG, save_latest=False, exclude_frozen_parameters=True
         )
-        torch.save({"rng": rng_state()}, _rank_file(path, rank))
-        record_rank(path, rank, dist.get_world_size(), _own_files(path, rank))
-        dist.barrier()
-        on_rank_0(lambda: self._commit(position, metric))
+        self._snapshots.save({"rng": rng_state()}, str(_rank_file(path, rank)))
+        meta = self._meta(position, metric)
+        self._writer.start(
+            path,
+            self._snapshots.end(),
+            partial(self._commit, step, meta, metric) if rank == 0 else None,
+        )
+        if not self._config.checkpoint.in_background:
+            self.wait()
+        self._writer.stalled(step, time.monotonic() - began)
 
-    def _commit(self, position: Position, metric: tuple[str, float] | None) -> None:
-        world, meta = dist.get_world_size(), self._meta(position, metric)
-        saved = commit(self._folder, position.step, self._attempt, world, meta)
+    def check(self) -> None:
+        """Raise what writing in the background has failed with, on this rank.
+
+        That a newer attempt owns the run comes out of the next :meth:`save` or :meth:`wait`, where
+        all ranks hear of it.
+        """
+        with suppress(StaleAttemptError):
+            _telling(self._folder, self._writer.check)
+
+    def wait(self) -> None:
+        """Until the last snapshot is a checkpoint. Every rank calls it, failures come to all."""
+        together(lambda: _telling(self._folder, self._writer.wait_written))
+        on_rank_0(lambda: _telling(self._folder, self._writer.wait_committed))
+
+    def take_saved(self) -> Saved | None:
+        """The checkpoint that was committed since the last call, on rank 0."""
+        return self._writer.take_saved()
+
+    def close(self) -> None:
+        self._writer.close()
+
+    def _commit(self, step: int, meta: dict[str, Any], metric: tuple[str, float] | None) -> None:
+        saved = commit(self._folder, step, self._attempt, meta["world_size"], meta)
         if metric is not None and self._config.checkpoint.keep_best:
             record_best(self._folder, saved, *metric)
         prune(self._folder, self._config.checkpoint.keep, self._attempt)
@@ -230,16 +267,15 @@ def _refuse_to_begin_anew(folder: RunFolder, damaged: list[str]) -> None:
         )
 
 
-def _own_files(path: Path, rank: int) -> list[str]:
-    """The files this rank wrote: DeepSpeed names its rank in all but those of rank 0 alone."""
-    names = [_rank_file(path, rank).name]
-    if rank == 0:  # DeepSpeed leaves its scripts for reading the shards beside them
-        names += [file.name for file in path.glob("*.py")]
-    for file in (path / ZERO_TAG).iterdir():
-        match = _OF_RANK.search(file.name)
-        if (int(match[1]) if match else 0) == rank:
-            names.append(f"{ZERO_TAG}/{file.name}")
-    return names
+def _telling(folder: RunFolder, action: Callable[[], object]) -> None:
+    """Run ``action``; a storage that cannot be written to becomes one line."""
+    try:
+        action()
+    except OSError as error:
+        raise RunStoppedError(
+            f"{folder.checkpoints}: a checkpoint cannot be written: {error.strerror or error}; the "
+            "one before is intact: make room or restore the storage, and run the same command again"
+        ) from error
 
 
 def _rank_file(folder: Path, rank: int) -> Path:

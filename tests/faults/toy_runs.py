@@ -92,6 +92,7 @@ class ToyAttempt:
 
     def save(self, step: int) -> None:
         self.keeper.save(Position(step, {"epoch": 0, "step": step}))
+        self.keeper.wait()
 
     def contents(self) -> Contents:
         """All that a checkpoint must carry over, whole on every rank."""

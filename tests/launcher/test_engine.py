@@ -59,6 +59,7 @@ class Attempt:
 
     def save(self, step: int) -> None:
         self.keeper.save(Position(step, {"epoch": 0, "step": step}))
+        self.keeper.wait()
 
     def masters(self) -> dict[str, torch.Tensor]:
         from deepspeed.utils import safe_get_full_fp32_param

@@ -178,6 +178,7 @@ def at_two_ranks(root: str) -> AtTwo:
     run = Attempt(config("resumed"))
     straight = run.train(0, 2)
     run.keeper.save(Position(2, {}))
+    run.keeper.wait()
     straight += run.train(2, 4)
     masters = run.masters()
     run.engine.destroy()
@@ -187,6 +188,7 @@ def at_two_ranks(root: str) -> AtTwo:
     resumed = run.train(2, 4)
     same = run.masters()
     run.keeper.save(Position(4, {}))
+    run.keeper.wait()
     run.engine.destroy()
     saved = load_trained_weights(run.folder.checkpoints / "step-00000004.attempt-2")
 

@@ -1,0 +1,117 @@
+"""Writing a snapshot while training goes on: one thread a rank, one checkpoint at a time.
+
+The threads of different ranks hold no collective, which would get between those of training. They
+meet in the checkpoint's folder: each leaves its rank's record there when its files are on the disk,
+and rank 0 commits once all records are there.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from launcher.checkpoints.commit import rank_record, record_rank
+from launcher.checkpoints.snapshot import HostMemory, Snapshot
+
+_POLL_S = 0.1
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A committed checkpoint. ``stall_s``: what training waited for it; ``write_s``: how long it
+    took from its snapshot to its commit."""
+
+    step: int
+    stall_s: float
+    write_s: float
+
+
+class BackgroundWriter:
+    """Writes this rank's part of checkpoints.
+
+    Args:
+        rank, world_size: this process.
+        memory: gets the snapshot's tensors back once they are written.
+    """
+
+    def __init__(self, rank: int, world_size: int, memory: HostMemory) -> None:
+        self._rank = rank
+        self._world_size = world_size
+        self._memory = memory
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._written: Future[None] | None = None
+        self._committed: Future[float] | None = None
+        self._given_up = threading.Event()
+        self._stall: tuple[int, float] | None = None
+
+    def start(self, path: Path, snapshot: Snapshot, commit: Callable[[], object] | None) -> None:
+        """Begin to write a checkpoint; the one before must have ended.
+
+        Args:
+            commit: on rank 0, makes a checkpoint of files that are all there.
+        """
+        assert self._committed is None or self._committed.done()
+        began = time.monotonic()
+        self._written = self._thread.submit(self._write, path, snapshot)
+        if commit is not None:
+            self._committed = self._thread.submit(self._commit, path, commit, began)
+
+    def _write(self, path: Path, snapshot: Snapshot) -> None:
+        try:
+            for file, content in snapshot.files:
+                torch.save(content, file)
+        finally:
+            files, snapshot.files = [str(f.relative_to(path)) for f, _ in snapshot.files], []
+            self._memory.give_back(snapshot.tensors)
+        if self._rank == 0:  # DeepSpeed leaves its scripts for reading the shards beside them
+            files += [file.name for file in path.glob("*.py")]
+        record_rank(path, self._rank, self._world_size, files)
+
+    def _commit(self, path: Path, commit: Callable[[], object], began: float) -> float:
+        assert self._written is not None
+        self._written.result()
+        records = [path / rank_record(rank) for rank in range(self._world_size)]
+        while not all(record.exists() for record in records):
+            # A rank whose writing failed says so to all before the next step.
+            if self._given_up.wait(_POLL_S):
+                raise RuntimeError(f"{path}: not all ranks have written their files")
+        commit()
+        return time.monotonic() - began
+
+    def stalled(self, step: int, seconds: float) -> None:
+        """Note what training waited for the checkpoint that was begun last."""
+        self._stall = (step, seconds)
+
+    def check(self) -> None:
+        """Raise what writing has failed with, on this rank, if it has."""
+        for future in (self._written, self._committed):
+            if future is not None and future.done():
+                future.result()
+
+    def wait_written(self) -> None:
+        """Until this rank's files are on the disk; raises what writing them failed with."""
+        if self._written is not None:
+            self._written.result()
+
+    def wait_committed(self) -> None:
+        """On rank 0, until the checkpoint is one. All ranks must have written."""
+        if self._committed is not None:
+            self._committed.result()
+
+    def take_saved(self) -> Saved | None:
+        """The checkpoint that was committed since the last call, on rank 0."""
+        if self._stall is None or self._committed is None or not self._committed.done():
+            return None
+        (step, stall), self._stall = self._stall, None
+        return Saved(step, stall, self._committed.result())
+
+    def close(self) -> None:
+        """Let what is being written come to its end, but wait for no other rank."""
+        self._given_up.set()
+        self._thread.shutdown(wait=True)
