@@ -1,7 +1,7 @@
 """Whole runs of the tiny model on packed clips, interrupted and continued in another layout.
 
-Every case is compared with a run that nothing interrupts: final weights, and each step's losses,
-which a question lost or seen twice would change.
+Every case is compared with a run that nothing interrupts: final weights, and each step's loss,
+which other questions would change.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ CASES: dict[str, tuple[tuple[int, int], tuple[int, int]]] = {
     "ZeRO-3 to 2": ((2, 3), (2, 2)),
     "ZeRO-3, 2 to 1": ((2, 3), (1, 3)),
 }
-# Sums in another order, in fp32, through up to 8 updates: a lost question moves a loss by 1e-2.
+# Sums in another order, in fp32, through up to 8 updates.
 LIMIT_WEIGHTS, LIMIT_LOSS = 1e-4, 1e-3
 
 
