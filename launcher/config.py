@@ -85,6 +85,9 @@ class CheckpointSection(Section):
     every: int = Field(default=100, ge=1, description="steps")
     keep: int = Field(default=2, ge=1, description="the newest so many stay")
     keep_best: bool = True
+    max_failed: int = Field(
+        default=3, ge=0, description="saves in a row that may fail before the run stops"
+    )
     in_background: bool = Field(
         default=True,
         description="write while training goes on; takes the checkpoint's size in host memory",

@@ -62,6 +62,9 @@ def build_engine(model: nn.Module, config: RunConfig) -> Engine:
     engine, *_ = deepspeed.initialize(
         model=model, model_parameters=groups, config=profile, dist_init_required=False
     )
+    # A script beside each checkpoint, for reading it without us; `final/` and `gcg checkpoints`
+    # serve for that, and what is written must be written by one thread that may fail.
+    engine._copy_recovery_script = lambda save_path: None
     if config.engine.zero == 3:
         _name_foreign_weights(model, deepspeed)
     if config.engine.precision == "fp16":

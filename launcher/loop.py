@@ -40,7 +40,7 @@ def train(job: Job, done: int) -> None:
         result = job.step(batch.micro, done, turn.num_pairs)
         done += 1
         job.watchdog.beat()
-        log_saved(job)
+        log_saved(job, done)
         if settle(job, batch, result, done):
             done = roll_back(job, done)
             meter.restart()
@@ -62,7 +62,7 @@ def train(job: Job, done: int) -> None:
             meter.restart()
             if leaving and not last:
                 leave(job, done)
-    settle_saved(job)
+    settle_saved(job, done)
 
 
 class Turn(NamedTuple):
@@ -86,11 +86,7 @@ def next_batch(job: Job) -> Turn:
         RunStoppedError: on every rank, if any rank's data cannot go on.
     """
 
-    def checked_next() -> StepBatch:
-        job.keeper.check()
-        return next(job.loader)
-
-    batch, fault = attempt(checked_next)
+    batch, fault = attempt(lambda: next(job.loader))
     job.watchdog.beat()
     counters = job.loader.counters()
     requests = job.requests
@@ -119,7 +115,7 @@ def next_batch(job: Job) -> Turn:
 
 def leave(job: Job, done: int) -> NoReturn:
     """End training on all ranks, saying why."""
-    settle_saved(job)
+    settle_saved(job, done)
     reasons: list[str | None] = [None] * dist.get_world_size()
     dist.all_gather_object(reasons, job.requests.reason() or job.requests.preempted_because)
     reason = next(filter(None, reasons), "asked to leave")
@@ -167,7 +163,7 @@ def roll_back(job: Job, done: int) -> int:
 
     The loader stays where it is. Without a checkpoint the step is left out and nothing else.
     """
-    settle_saved(job)
+    settle_saved(job, done)
     position = job.keeper.roll_back()
     if position is None:
         return done
@@ -202,23 +198,26 @@ def validate(job: Job, done: int) -> tuple[str, float] | None:
 def save(job: Job, done: int, metric: tuple[str, float] | None) -> None:
     """Begin a checkpoint and tell Ray about it."""
     job.keeper.save(Position(done, job.loader.state_dict(), job.guard.state_dict()), metric)
-    log_saved(job)
+    log_saved(job, done)
     job.watchdog.beat()
     job.report({"step": done} if metric is None else {"step": done, metric[0]: metric[1]})
 
 
-def log_saved(job: Job) -> None:
-    """Note a checkpoint that was committed since the last call."""
+def log_saved(job: Job, done: int) -> None:
+    """Note the checkpoint that was committed, and those that failed, since the last call."""
+    for line in job.keeper.take_failures():
+        if job.log is not None:
+            job.log.write("save_failed", done, {"why": line})
     saved = job.keeper.take_saved()
     if saved is not None and job.log is not None:
         figures = {"stall_s": round(saved.stall_s, 4), "seconds": round(saved.write_s, 3)}
         job.log.write("saved", saved.step, figures)
 
 
-def settle_saved(job: Job) -> None:
+def settle_saved(job: Job, done: int) -> None:
     """Wait until the last checkpoint is one. Every rank calls it."""
     job.keeper.wait()
-    log_saved(job)
+    log_saved(job, done)
 
 
 class _Meter:

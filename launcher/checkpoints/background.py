@@ -7,12 +7,14 @@ and rank 0 commits once all records are there.
 
 from __future__ import annotations
 
+import io
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -49,6 +51,7 @@ class BackgroundWriter:
         self._committed: Future[float] | None = None
         self._given_up = threading.Event()
         self._stall: tuple[int, float] | None = None
+        self.path: Path | None = None  # of the checkpoint that was begun last
 
     def start(self, path: Path, snapshot: Snapshot, commit: Callable[[], object] | None) -> None:
         """Begin to write a checkpoint; the one before must have ended.
@@ -56,8 +59,9 @@ class BackgroundWriter:
         Args:
             commit: on rank 0, makes a checkpoint of files that are all there.
         """
-        assert self._committed is None or self._committed.done()
+        assert self.path is None, self.path
         began = time.monotonic()
+        self.path, self._given_up, self._committed = path, threading.Event(), None
         self._written = self._thread.submit(self._write, path, snapshot)
         if commit is not None:
             self._committed = self._thread.submit(self._commit, path, commit, began)
@@ -65,12 +69,11 @@ class BackgroundWriter:
     def _write(self, path: Path, snapshot: Snapshot) -> None:
         try:
             for file, content in snapshot.files:
-                torch.save(content, file)
+                file.parent.mkdir(exist_ok=True)
+                _save(content, file)
         finally:
             files, snapshot.files = [str(f.relative_to(path)) for f, _ in snapshot.files], []
             self._memory.give_back(snapshot.tensors)
-        if self._rank == 0:  # DeepSpeed leaves its scripts for reading the shards beside them
-            files += [file.name for file in path.glob("*.py")]
         record_rank(path, self._rank, self._world_size, files)
 
     def _commit(self, path: Path, commit: Callable[[], object], began: float) -> float:
@@ -88,12 +91,6 @@ class BackgroundWriter:
         """Note what training waited for the checkpoint that was begun last."""
         self._stall = (step, seconds)
 
-    def check(self) -> None:
-        """Raise what writing has failed with, on this rank, if it has."""
-        for future in (self._written, self._committed):
-            if future is not None and future.done():
-                future.result()
-
     def wait_written(self) -> None:
         """Until this rank's files are on the disk; raises what writing them failed with."""
         if self._written is not None:
@@ -103,6 +100,11 @@ class BackgroundWriter:
         """On rank 0, until the checkpoint is one. All ranks must have written."""
         if self._committed is not None:
             self._committed.result()
+
+    def give_up(self) -> None:
+        """Another rank has failed: what was begun last will not be a checkpoint."""
+        self._given_up.set()
+        self._committed, self._stall = None, None
 
     def take_saved(self) -> Saved | None:
         """The checkpoint that was committed since the last call, on rank 0."""
@@ -115,3 +117,33 @@ class BackgroundWriter:
         """Let what is being written come to its end, but wait for no other rank."""
         self._given_up.set()
         self._thread.shutdown(wait=True)
+
+
+def _save(content: Any, file: Path) -> None:
+    """As torch.save, raising the OSError that it hides where the storage is full."""
+    with _Errors(file) as stream:
+        try:
+            torch.save(content, stream)
+        except RuntimeError:
+            if stream.error is not None:
+                raise stream.error from None
+            raise
+
+
+class _Errors(io.FileIO):
+    """A file that remembers why it could not be written to."""
+
+    error: OSError | None = None
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "w")
+
+    def write(self, data: Any, /) -> int:
+        view, done = memoryview(data).cast("B"), 0
+        try:
+            while done < len(view):  # the system may take a part
+                done += super().write(view[done:]) or 0
+        except OSError as error:
+            self.error = error
+            raise
+        return done

@@ -10,38 +10,32 @@ not.
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from launcher.agreement import each_from_rank_0, from_rank_0, on_rank_0, together
-from launcher.checkpoints.background import BackgroundWriter, Saved
+from launcher.agreement import each_from_rank_0, from_rank_0, on_rank_0
+from launcher.checkpoints.background import Saved
 from launcher.checkpoints.commit import (
     FORMAT_VERSION,
     Checkpoint,
-    checkpoint_path,
-    commit,
-    open_checkpoint,
 )
 from launcher.checkpoints.fence import record_origin
 from launcher.checkpoints.find import entries, newest, passed_over
 from launcher.checkpoints.fits import check_fits, is_same_layout, versions
-from launcher.checkpoints.keep import discard, prune, record_best
+from launcher.checkpoints.keep import discard
 from launcher.checkpoints.load import load_universal
-from launcher.checkpoints.snapshot import HostMemory, SnapshotEngine
+from launcher.checkpoints.save import Saver, rank_file
 from launcher.checkpoints.universal import ZERO_TAG, convert, find_universal
 from launcher.checkpoints.verify import damage, share
 from launcher.config import RunConfig, fingerprint
 from launcher.engine import Engine
-from launcher.errors import CheckpointError, RunStoppedError, StaleAttemptError
-from launcher.rng import rng_state, set_rng_state
+from launcher.errors import CheckpointError
+from launcher.rng import set_rng_state
 from launcher.run_folder import RunFolder
 from launcher.runlog import add_event
 
@@ -85,15 +79,13 @@ class CheckpointKeeper:
         self._attempt = attempt
         self._data = data_fingerprint
         self.passed_over: list[str] = []
-        memory = HostMemory()
-        self._snapshots = engine.checkpoint_engine = SnapshotEngine(memory)
-        self._writer = BackgroundWriter(dist.get_rank(), dist.get_world_size(), memory)
+        self._saver = Saver(engine, config.checkpoint, folder, attempt)
 
     def save(self, position: Position, metric: tuple[str, float] | None = None) -> None:
-        """Take a snapshot, and have it written and committed. Every rank calls it.
+        """Begin a checkpoint. Every rank calls it.
 
-        With ``checkpoint.in_background`` the writing goes on when this returns; a save that comes
-        too early waits for the one before. Failures come out of :meth:`check` and :meth:`wait`.
+        With ``checkpoint.in_background`` it is being written when this returns; a save that comes
+        too early waits for the one before. One that fails is noted in :meth:`take_failures`.
 
         Args:
             position: of the run after the last update.
@@ -101,53 +93,31 @@ class CheckpointKeeper:
 
         Raises:
             StaleAttemptError: a newer attempt owns the run.
+            RunStoppedError: more saves in a row have failed than the run file allows.
         """
-        began = time.monotonic()
-        self.wait()
-        rank, step = dist.get_rank(), position.step
-        path = checkpoint_path(self._folder, step, self._attempt)
-        on_rank_0(lambda: open_checkpoint(self._folder, step, self._attempt))
-        self._snapshots.begin()
-        self._engine.save_checkpoint(
-            str(path), tag=ZERO_TAG, save_latest=False, exclude_frozen_parameters=True
-        )
-        self._snapshots.save({"rng": rng_state()}, str(_rank_file(path, rank)))
-        meta = self._meta(position, metric)
-        self._writer.start(
-            path,
-            self._snapshots.end(),
-            partial(self._commit, step, meta, metric) if rank == 0 else None,
-        )
-        if not self._config.checkpoint.in_background:
-            self.wait()
-        self._writer.stalled(step, time.monotonic() - began)
-
-    def check(self) -> None:
-        """Raise what writing in the background has failed with, on this rank.
-
-        That a newer attempt owns the run comes out of the next :meth:`save` or :meth:`wait`, where
-        all ranks hear of it.
-        """
-        with suppress(StaleAttemptError):
-            _telling(self._folder, self._writer.check)
+        self._saver.save(position.step, self._meta(position, metric), metric)
 
     def wait(self) -> None:
-        """Until the last snapshot is a checkpoint. Every rank calls it, failures come to all."""
-        together(lambda: _telling(self._folder, self._writer.wait_written))
-        on_rank_0(lambda: _telling(self._folder, self._writer.wait_committed))
+        """Until the last snapshot is a checkpoint. Every rank calls it.
+
+        Raises:
+            StaleAttemptError: a newer attempt owns the run.
+            RunStoppedError: it cannot be written; on every rank.
+        """
+        self._saver.wait()
 
     def take_saved(self) -> Saved | None:
         """The checkpoint that was committed since the last call, on rank 0."""
-        return self._writer.take_saved()
+        return self._saver.take_saved()
+
+    def take_failures(self) -> list[str]:
+        """A line for each save that failed since the last call."""
+        lines, self._saver.failures = self._saver.failures, []
+        return lines
 
     def close(self) -> None:
-        self._writer.close()
-
-    def _commit(self, step: int, meta: dict[str, Any], metric: tuple[str, float] | None) -> None:
-        saved = commit(self._folder, step, self._attempt, meta["world_size"], meta)
-        if metric is not None and self._config.checkpoint.keep_best:
-            record_best(self._folder, saved, *metric)
-        prune(self._folder, self._config.checkpoint.keep, self._attempt)
+        """End the writing thread."""
+        self._saver.close()
 
     def _meta(self, position: Position, metric: tuple[str, float] | None) -> dict[str, Any]:
         return {
@@ -220,7 +190,7 @@ class CheckpointKeeper:
         )
         if path is None:
             raise CheckpointError(f"{checkpoint.path}: DeepSpeed found no state; delete the folder")
-        own = torch.load(_rank_file(checkpoint.path, dist.get_rank()), weights_only=False)
+        own = torch.load(rank_file(checkpoint.path, dist.get_rank()), weights_only=False)
         set_rng_state(own["rng"])
 
     def _universal(self, checkpoint: Checkpoint) -> Checkpoint:
@@ -265,18 +235,3 @@ def _refuse_to_begin_anew(folder: RunFolder, damaged: list[str]) -> None:
             f"{folder.checkpoints / lost[-1]}; no other checkpoint is left: restore it, or delete "
             f"{folder.checkpoints} to begin at step 0"
         )
-
-
-def _telling(folder: RunFolder, action: Callable[[], object]) -> None:
-    """Run ``action``; a storage that cannot be written to becomes one line."""
-    try:
-        action()
-    except OSError as error:
-        raise RunStoppedError(
-            f"{folder.checkpoints}: a checkpoint cannot be written: {error.strerror or error}; the "
-            "one before is intact: make room or restore the storage, and run the same command again"
-        ) from error
-
-
-def _rank_file(folder: Path, rank: int) -> Path:
-    return folder / f"rank-{rank:05d}.pt"

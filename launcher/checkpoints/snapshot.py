@@ -66,6 +66,10 @@ class SnapshotEngine(TorchCheckpointEngine):
         else:
             self._snapshot.files.append((Path(path), self._copied(state_dict)))
 
+    def makedirs(self, path: str, exist_ok: bool = False) -> None:
+        if self._snapshot is None:  # else the writer makes them
+            super().makedirs(path, exist_ok=exist_ok)
+
     def preserves_storage_sharing(self) -> bool:
         return self._snapshot is None  # copies of views hold no more than the views
 
