@@ -51,6 +51,7 @@ def background(attempt: Attempt, root: str) -> tuple[bool, bool, bool, list[int]
     attempt.keeper.wait()
     dist.barrier()
     steps = [each.step for each in complete_checkpoints(attempt.folder)]
+    dist.barrier()
     if attempt.rank == 0:
         (attempt.folder.checkpoints / "step-00000004.attempt-1" / "COMMIT").unlink()
     dist.barrier()
