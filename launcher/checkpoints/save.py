@@ -59,6 +59,7 @@ class Saver:
         self._snapshots = engine.checkpoint_engine = SnapshotEngine(memory)
         self._writer = BackgroundWriter(self._rank, dist.get_world_size(), memory)
         self._failed_in_a_row = 0
+        self._last_failure = ""
         self.failures: list[str] = []
 
     def save(self, step: int, meta: dict[str, Any], metric: Metric | None) -> None:
@@ -99,7 +100,7 @@ class Saver:
         path = self._writer.path
         if path is None:
             if final and self._failed_in_a_row:
-                raise RunStoppedError(self.failures or ["the last checkpoint was not written"])
+                raise RunStoppedError(self._last_failure)
             return
         faults: list[str | None] = [None] * dist.get_world_size()
         dist.all_gather_object(faults, _fault(self._writer.wait_written))
@@ -128,6 +129,7 @@ class Saver:
             )
         logger.warning("%s", line)
         self.failures.append(line)
+        self._last_failure = line
         if self._rank == 0:
             with suppress(OSError):  # a storage that refuses may refuse that as well
                 discard(path)
