@@ -209,6 +209,11 @@ class GCGConfig(Section):
             raise ValueError(
                 "input is video and reads no features; set input=features, or drop them"
             )
+        if self.preset == "tiny" and self.checkpoint is not None:
+            raise ValueError(
+                "checkpoint is read with preset instructblip alone; set model.preset=instructblip, "
+                "or take it out"
+            )
         if self.preset == "instructblip" and self.checkpoint is None:
             raise ValueError(
                 "checkpoint is needed by preset instructblip; give a hub name such as "

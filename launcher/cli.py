@@ -47,6 +47,9 @@ def build_parser() -> argparse.ArgumentParser:
     stage = stages.add_parser("train", help="train, or go on with, the run a file describes")
     stage.add_argument("config", type=Path, metavar="CONFIG")
     stage.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
+    stage.add_argument(
+        "--dry-run", action="store_true", help="check everything, start and write nothing"
+    )
     stage.set_defaults(run=commands.train)
 
     stage = stages.add_parser("eval", help="score trained runs side by side")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from os.path import normpath
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
 
@@ -17,7 +19,16 @@ def _place(text: str) -> str:
         raise ValueError("has spaces around it or line breaks in it; take them out")
     if text.startswith("~"):
         raise ValueError("'~' is not expanded here; write the path of your home folder out")
+    if is_url(text) and not _is_whole_url(text):
+        raise ValueError("is no whole URL; write it as s3://bucket/folder or https://host/folder")
     return text
+
+
+def _is_whole_url(text: str) -> bool:
+    try:
+        return bool(re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*://[^?#]+", text) and urlsplit(text))
+    except ValueError:  # a bracket that no address closes
+        return False
 
 
 def _local(path: object) -> object:

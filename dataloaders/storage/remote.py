@@ -38,7 +38,7 @@ def file_system(url: str, options: StorageOptions) -> Any:
     protocol = protocol_of(url)
     try:
         system = fsspec.filesystem(protocol, **_settings(protocol, options))
-    except (ImportError, ValueError) as error:
+    except (ImportError, ValueError, TypeError) as error:
         extra = _EXTRAS.get(protocol)
         remedy = (
             f"install it: pip install 'gcg-train[{extra}]'"
