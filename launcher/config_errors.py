@@ -111,8 +111,13 @@ def _rule(detail: ErrorDetails) -> str:
         return f"{words} {context[key]}; choose such a value"
     if kind == "literal_error":
         expected = str(context["expected"])
-        guess = nearest(str(detail["input"])[:60], re.findall(r"'([^']*)'", expected))
-        remedy = f"did you mean {guess!r}?" if guess else "choose one of them"
+        given = detail["input"]
+        near = (
+            nearest(given[:60], re.findall("'([^']*)'", expected))
+            if isinstance(given, str)
+            else None
+        )
+        remedy = f"did you mean {near!r}?" if near else "choose one of them"
         return f"must be one of {expected}; {remedy}"
     if kind == "string_pattern_mismatch":
         return (

@@ -82,7 +82,8 @@ def _data(config: RunConfig) -> Iterator[str]:
             source = open_set(config, each)
         except DataError as error:
             whole = False
-            yield f"{place}: {error}"
+            text = str(error)
+            yield text if text.startswith("data.") else f"{place}: {text}"  # of its cache
             continue
         with source:
             yield from _reach(config, where, source)
