@@ -112,11 +112,8 @@ def _rule(detail: ErrorDetails) -> str:
     if kind == "literal_error":
         expected = str(context["expected"])
         given = detail["input"]
-        near = (
-            nearest(given[:60], re.findall("'([^']*)'", expected))
-            if isinstance(given, str)
-            else None
-        )
+        choices = re.findall("'([^']*)'", expected)
+        near = nearest(given[:60], choices) if isinstance(given, str) else None
         remedy = f"did you mean {near!r}?" if near else "choose one of them"
         return f"must be one of {expected}; {remedy}"
     if kind == "string_pattern_mismatch":
