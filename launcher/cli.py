@@ -48,7 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     stage.add_argument("config", type=Path, metavar="CONFIG")
     stage.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     stage.add_argument(
-        "--dry-run", action="store_true", help="check everything, start and write nothing"
+        "--dry-run", action="store_true", help="check everything; start nothing, write nothing"
     )
     stage.set_defaults(run=commands.train)
 

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from dataloaders.layout import contrast_groups, divisors
 from gcg.config import GCGConfig
 from gcg.section import Section
-from launcher.config_data import DataSection, LocalPath, Name
+from launcher.config_data import DataSection, LocalPath, Name, RayAddress
 from launcher.config_errors import explain
 from launcher.config_file import read_tree
 from launcher.errors import ConfigError
@@ -68,12 +67,6 @@ class EngineSection(Section):
     loss_scale_window: int = Field(default=1000, ge=1)
 
 
-def _ray_address(text: str) -> str:
-    if not re.fullmatch(r"auto|local|(ray://)?([\w.-]+|\[[0-9a-fA-F:]+\]):\d{1,5}", text):
-        raise ValueError("must be a cluster's host:port; give that, or 'auto' on one of its nodes")
-    return text
-
-
 class ScaleSection(Section):
     """Where it runs. Nothing here changes what is learned."""
 
@@ -84,7 +77,7 @@ class ScaleSection(Section):
     max_failures: int = Field(
         default=3, ge=-1, description="worker losses to survive; -1: any number"
     )
-    address: Annotated[str, AfterValidator(_ray_address)] | None = Field(
+    address: RayAddress | None = Field(
         default=None, description="a Ray cluster to join; None: RAY_ADDRESS or own"
     )
 

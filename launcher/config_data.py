@@ -42,9 +42,16 @@ def _local(path: object) -> object:
     return path
 
 
+def _ray_address(text: str) -> str:
+    if not re.fullmatch(r"auto|local|(ray://)?([\w.-]+|\[[0-9a-fA-F:]+\]):\d{1,5}", text):
+        raise ValueError("must be a cluster's host:port; give that, or 'auto' on one of its nodes")
+    return text
+
+
 # A folder or a URL.
 Location = Annotated[str, Field(min_length=1), AfterValidator(_place)]
 LocalPath = Annotated[Path, BeforeValidator(_local)]
+RayAddress = Annotated[str, AfterValidator(_ray_address)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
 
 

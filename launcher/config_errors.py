@@ -177,10 +177,10 @@ def _section(annotation: Any) -> type[BaseModel] | None:
 def _value_at(data: Any, loc: tuple[int | str, ...]) -> object:
     here: Any = data
     for part in loc:
-        listed = isinstance(here, list) and isinstance(part, int) and part < len(here)
-        if not listed and not (isinstance(here, Mapping) and part in here):
+        try:
+            here = here[part]
+        except (LookupError, TypeError):
             return _MISSING
-        here = here[part]
     return here
 
 

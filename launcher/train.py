@@ -131,7 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="override one value of the run file; may be given again",
     )
     parser.add_argument(
-        "--dry-run", action="store_true", help="check everything, start and write nothing"
+        "--dry-run", action="store_true", help="check everything; start nothing, write nothing"
     )
     options = parser.parse_args(arguments)
     return run_command(

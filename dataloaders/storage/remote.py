@@ -6,6 +6,7 @@ Credentials are found as each service's own tools find them: environment, profil
 from __future__ import annotations
 
 import errno
+import inspect
 import logging
 from typing import Any
 
@@ -37,8 +38,9 @@ def file_system(url: str, options: StorageOptions) -> Any:
 
     protocol = protocol_of(url)
     try:
+        _check_url_is_enough(fsspec.get_filesystem_class(protocol))
         system = fsspec.filesystem(protocol, **_settings(protocol, options))
-    except (ImportError, ValueError, TypeError) as error:
+    except (ImportError, ValueError) as error:
         extra = _EXTRAS.get(protocol)
         remedy = (
             f"install it: pip install 'gcg-train[{extra}]'"
@@ -51,6 +53,19 @@ def file_system(url: str, options: StorageOptions) -> Any:
             logging.getLogger(library).setLevel(logging.WARNING)
         system.retries = 1  # of requests: ours are the only retries, so that a limit is a limit
     return system
+
+
+def _check_url_is_enough(kind: type) -> None:
+    """Raise ValueError for a file system that is made with more than settings have defaults for,
+    such as FTP's host: half made, it complains when it goes."""
+    needs = [
+        parameter.name
+        for parameter in inspect.signature(kind).parameters.values()
+        if parameter.default is parameter.empty
+        and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+    ]
+    if needs:
+        raise ValueError(f"it needs {', '.join(needs)} besides")
 
 
 def _settings(protocol: str, options: StorageOptions) -> dict[str, Any]:

@@ -165,8 +165,9 @@ def _laid_over(tree: dict[Any, Any], change: Mapping[Any, Any]) -> dict[Any, Any
     found = dict(tree)
     for key, value in change.items():
         below = found.get(key)
-        whole = not (isinstance(value, dict) and isinstance(below, dict))
-        found[key] = value if whole else _laid_over(below, value)
+        if isinstance(value, dict) and isinstance(below, dict):
+            value = _laid_over(below, value)
+        found[key] = value
     return found
 
 
