@@ -7,11 +7,14 @@ negatives depends on neither world size nor micro-batch.
 
 from __future__ import annotations
 
+from math import isqrt
+
 from dataloaders.errors import DataError
 
 
 def divisors(number: int) -> list[int]:
-    return [d for d in range(1, number + 1) if number % d == 0]
+    small = [d for d in range(1, isqrt(number) + 1) if number % d == 0]
+    return small + [number // d for d in reversed(small) if d * d != number]
 
 
 def check_minimum(name: str, value: int, least: int) -> None:

@@ -72,7 +72,7 @@ class MixturePlan:
         self._steps = sum(wanted) // self.share
         if self._steps == 0:
             raise DataError(
-                f"data.global_batch: {global_batch}: takes {self.share} visits from each of "
+                f"data.global_batch = {global_batch}: takes {self.share} visits from each of "
                 f"{num_streams} streams, the mixture has {sum(wanted)}; use a smaller global "
                 "batch, or repeat the sets more often"
             )
@@ -108,7 +108,8 @@ class MixturePlan:
                     block_shards=block_shards,
                 )
             except DataError as error:
-                raise DataError(f"{rule.name}: {error}") from None
+                setting, _, rest = str(error).partition(": ")
+                raise DataError(f"{setting}: {rule.name}: {rest}") from None
             plans.append(plan)
         counts = [len(source.shards) for source in sources]
         return cls(

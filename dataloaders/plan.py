@@ -133,14 +133,14 @@ class Plan:
         usable = np.count_nonzero(self._shard_visits)
         if usable < self.num_streams:
             raise DataError(
-                f"data.streams: {self.num_streams}: the data set has {usable} shards with "
+                f"data.streams = {self.num_streams}: the data set has {usable} shards with "
                 "questions, and every stream needs one; use fewer streams, or pack smaller "
                 "shards (`gcg pack --shard-mb`)"
             )
         least = int(self._epoch(0).loads.min())
         if least < self.share:
             raise DataError(
-                f"data.global_batch: {self.global_batch}: takes {self.share} visits from each of "
+                f"data.global_batch = {self.global_batch}: takes {self.share} visits from each of "
                 f"{self.num_streams} streams, the smallest has {least}; use a smaller "
                 "global batch, fewer streams, or more and smaller shards"
             )

@@ -7,19 +7,17 @@ them under ``model:``.
 from __future__ import annotations
 
 import string
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
+
+from gcg.section import Section
 
 Mode = Literal["grounding", "uniform", "oracle"]
 ProfileName = Literal["paper", "released", "plus"]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class GroundingConfig(_Frozen):
+class GroundingConfig(Section):
     """Gaussian generator and perturbed selection (steps 4-6)."""
 
     sigma: float = Field(
@@ -28,19 +26,21 @@ class GroundingConfig(_Frozen):
     gaussian_width: float = Field(
         default=0.2, gt=0, description="profile released: sigma is this / 9, at least 0.01 / 9"
     )
-    width: int | None = Field(default=None, gt=0, description="D_G; None is D_C / 4")
-    num_layers: int = Field(default=2, ge=1)
-    num_heads: int = Field(default=4, ge=1)
+    width: int | None = Field(default=None, gt=0, le=8192, description="D_G; None is D_C / 4")
+    num_layers: int = Field(default=2, ge=1, le=256)
+    num_heads: int = Field(default=4, ge=1, le=1024)
     dropout: float = Field(default=0.1, ge=0, lt=1)
     question_similarity: bool = Field(
         default=False,
         description="ours, not the paper's: tell the generator how like the question a frame is",
     )
-    noise_samples: int = Field(default=500, ge=1, description="n draws of the perturbed top-K")
+    noise_samples: int = Field(
+        default=500, ge=1, le=100_000, description="n draws of the perturbed top-K"
+    )
     noise_scale: float = Field(default=0.05, gt=0, description="standard deviation of those draws")
 
 
-class LossConfig(_Frozen):
+class LossConfig(Section):
     """L = L_vqa + alpha_reg * L_reg + alpha_con * L_con (steps 7, 8 and 10)."""
 
     alpha_reg: float = Field(default=1.0, ge=0)
@@ -56,14 +56,14 @@ class LossConfig(_Frozen):
     )
     temperature: float = Field(default=0.1, gt=0, description="tau of the contrastive loss")
     num_intra: int = Field(
-        default=8, ge=0, description="negatives: unlikeliest frames of the video"
+        default=8, ge=0, le=10_000, description="negatives: unlikeliest frames of the video"
     )
     num_inter: int = Field(
-        default=8, ge=0, description="negatives: frames of the group's other videos"
+        default=8, ge=0, le=10_000, description="negatives: frames of the group's other videos"
     )
 
 
-class VisionConfig(_Frozen):
+class VisionConfig(Section):
     """The image encoder's pass (step 1)."""
 
     train: bool = Field(default=False, description="False: frozen, as the method has it")
@@ -72,16 +72,21 @@ class VisionConfig(_Frozen):
     )
 
 
-class FeaturesConfig(_Frozen):
+class FeaturesConfig(Section):
     """What frames are where they come as features, not as pixels (``input: features``).
 
     The defaults are features that `gcg extract` makes: the preset's own sizes and text tower.
     """
 
-    tokens: int | None = Field(default=None, ge=1, description="L, vectors of a frame")
-    width: int | None = Field(default=None, ge=1, description="D_I of each; None: the preset's")
+    tokens: int | None = Field(default=None, ge=1, le=65_536, description="L, vectors of a frame")
+    width: int | None = Field(
+        default=None, ge=1, le=65_536, description="D_I of each; None: the preset's"
+    )
     embedding_width: int | None = Field(
-        default=None, ge=1, description="D_C, what frames and texts are compared by; as width"
+        default=None,
+        ge=1,
+        le=65_536,
+        description="D_C, what frames and texts are compared by; as width",
     )
     text_encoder: str | None = Field(
         default=None,
@@ -90,18 +95,20 @@ class FeaturesConfig(_Frozen):
     )
 
 
-class LoRAConfig(_Frozen):
+class LoRAConfig(Section):
     """Low-rank adapters on the LLM's linear layers, where ``llm.train`` is ``lora``."""
 
-    rank: int = Field(default=16, ge=1)
+    rank: int = Field(default=16, ge=1, le=16_384)
     alpha: float = Field(default=32.0, gt=0)
     dropout: float = Field(default=0.05, ge=0, lt=1)
-    targets: tuple[str, ...] | None = Field(
-        default=None, description="module name endings; None: every linear layer but the head"
+    targets: tuple[Annotated[str, Field(min_length=1)], ...] | None = Field(
+        default=None,
+        min_length=1,
+        description="module name endings; None: every linear layer but the head",
     )
 
 
-class LLMConfig(_Frozen):
+class LLMConfig(Section):
     """Which language model, how it is asked and whether it learns (step 9)."""
 
     name: str | None = Field(
@@ -123,8 +130,8 @@ class LLMConfig(_Frozen):
     prompt: str = Field(
         default="Question: {question} Short answer:", description="{question}, {options}"
     )
-    max_prompt_tokens: int = Field(default=128, ge=1)
-    max_answer_tokens: int = Field(default=32, ge=1)
+    max_prompt_tokens: int = Field(default=128, ge=1, le=1_000_000)
+    max_answer_tokens: int = Field(default=32, ge=1, le=1_000_000)
 
     @field_validator("train", mode="before")
     @classmethod
@@ -134,19 +141,29 @@ class LLMConfig(_Frozen):
     @model_validator(mode="after")
     def _fits_together(self) -> LLMConfig:
         try:
-            names = {name for _, name, _, _ in string.Formatter().parse(self.prompt) if name}
+            fields = [
+                field[1:] for field in string.Formatter().parse(self.prompt) if field[1] is not None
+            ]
         except ValueError as error:
-            raise ValueError(f"the prompt is not a template: {error}") from None
+            raise ValueError(
+                f"the prompt is not a template: {error}; a brace that is meant is written twice"
+            ) from None
+        names = {name for name, _, _ in fields}
         if "question" not in names:
-            raise ValueError("the prompt must contain {question}")
-        if names - {"question", "options"}:
-            raise ValueError("the prompt may use {question} and {options} alone")
+            raise ValueError("the prompt must contain {question}; add it")
+        if names - {"question", "options"} or any(form or mark for _, form, mark in fields):
+            raise ValueError(
+                "the prompt may use {question} and {options} alone; a brace that is meant is "
+                "written twice"
+            )
         if self.quantize != "none" and self.train == "full":
-            raise ValueError("4-bit weights cannot be trained in full; use train=lora or frozen")
+            raise ValueError(
+                "quantize: 4-bit weights cannot be trained in full; use train=lora or frozen"
+            )
         return self
 
 
-class GCGConfig(_Frozen):
+class GCGConfig(Section):
     """One GCG model. ``preset`` names the frozen encoders, the Q-Former and the LLM."""
 
     preset: Literal["tiny", "instructblip"] = "tiny"
@@ -159,7 +176,9 @@ class GCGConfig(_Frozen):
     )
     profile: ProfileName = "paper"
     mode: Mode = "grounding"
-    num_frames: int = Field(default=32, ge=1, description="T, frames sampled uniformly from a clip")
+    num_frames: int = Field(
+        default=32, ge=1, le=8192, description="T, frames sampled uniformly from a clip"
+    )
     num_moments: int = Field(default=4, ge=1, description="K, frames handed to the LLM")
     input: Literal["video", "features"] = Field(
         default="video", description="features: frames come encoded, and there is no image encoder"
@@ -187,10 +206,17 @@ class GCGConfig(_Frozen):
                 "input=video to train it, or vision.train=false"
             )
         if self.input == "video" and self.features != FeaturesConfig():
-            raise ValueError("features says what is read with input=features alone; set that")
+            raise ValueError(
+                "input is video and reads no features; set input=features, or drop them"
+            )
+        if self.preset == "tiny" and self.checkpoint is not None:
+            raise ValueError(
+                "checkpoint is read with preset instructblip alone; set model.preset=instructblip, "
+                "or take it out"
+            )
         if self.preset == "instructblip" and self.checkpoint is None:
             raise ValueError(
-                "preset instructblip needs checkpoint, a hub name such as "
-                "Salesforce/instructblip-flan-t5-xl or a folder"
+                "checkpoint is needed by preset instructblip; give a hub name such as "
+                "Salesforce/instructblip-flan-t5-xl, or a folder"
             )
         return self

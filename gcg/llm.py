@@ -178,8 +178,8 @@ def _add_adapters(llm: Any, lora: LoRAConfig) -> None:
         inject_adapter_in_model(settings, llm)
     except ValueError as error:
         raise ModelError(
-            f"model.llm.lora.targets = {targets}: {_first_line(error)}; the LLM's linear layers "
-            f"end in {sorted({name.split('.')[-1] for name in block_linears(llm)})}"
+            f"model.llm.lora.targets = {targets}: {_first_line(error)}; choose of the LLM's linear "
+            f"layers, which end in {sorted({name.split('.')[-1] for name in block_linears(llm)})}"
         ) from None
     for name, parameter in llm.named_parameters():
         parameter.requires_grad_(is_adapter(name))

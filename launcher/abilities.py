@@ -1,18 +1,18 @@
 """What a run's settings ask of the machine: packages, a GPU, an arithmetic, a model that exists.
 
 The command looks at its own Python environment, which workers share (one image, one virtual
-environment). Whether there are enough GPUs is Ray's to find out.
+environment). Whether a cluster has enough GPUs is Ray's to find out.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from importlib.util import find_spec
 
-from gcg.build import build_skeleton
-from gcg.errors import ModelError
 from launcher.arithmetic import cpu_computes_bf16, cpu_computes_fp16
 from launcher.config import RunConfig
+from launcher.model_check import model_problems
 
 
 def missing_abilities(config: RunConfig) -> Iterator[str]:
@@ -34,7 +34,12 @@ def missing_abilities(config: RunConfig) -> Iterator[str]:
             "engine.precision = fp16: this CPU has no fp16 arithmetic; use bf16 or fp32, or "
             "scale.use_gpu=true"
         )
-    yield from _unbuildable(config)
+    if config.data.decoder == "dali" and not _is_installed("nvidia.dali"):
+        yield (
+            "data.decoder = dali: needs the package nvidia-dali; pip install 'gcg-train[dali]', or "
+            "use host"
+        )
+    yield from model_problems(config.model)
 
 
 def slow_settings(config: RunConfig) -> Iterator[str]:
@@ -46,19 +51,33 @@ def slow_settings(config: RunConfig) -> Iterator[str]:
         )
 
 
-def _unbuildable(config: RunConfig) -> Iterator[str]:
-    """What is wrong with the model itself: seen without its weights, in a second or two."""
-    try:
-        build_skeleton(config.model)
-    except ModelError as error:
-        yield from error.lines
-    except ValueError as error:
-        yield " ".join(str(error).split())
+def too_few_gpus(config: RunConfig) -> Iterator[str]:
+    """At most a line: a run on this machine alone, with fewer GPUs here than workers.
+
+    In a cluster nobody but Ray knows, and it may grow.
+    """
+    import torch
+
+    alone = not (config.scale.address or os.environ.get("RAY_ADDRESS"))
+    there, workers = torch.cuda.device_count(), config.scale.num_workers
+    if config.scale.use_gpu and alone and there < workers:
+        lower = f"lower scale.num_workers to {there}, " if there else ""
+        yield (
+            f"scale.use_gpu = true: scale.num_workers = {workers} need a GPU each, this machine "
+            f"has {there}; {lower}join a cluster (scale.address), or use scale.use_gpu=false"
+        )
 
 
 def _needs(setting: str, package: str, instead: str, gpu: bool) -> Iterator[str]:
     if not gpu:
         yield f"{setting}: needs a GPU; set scale.use_gpu=true, or use {instead}"
-    elif find_spec(package) is None:
+    elif not _is_installed(package):
         name = package.replace("_", "-")
         yield f"{setting}: needs the package {name}; pip install {name}, or use {instead}"
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except ModuleNotFoundError:  # of the package that it would be part of
+        return False

@@ -47,6 +47,9 @@ def build_parser() -> argparse.ArgumentParser:
     stage = stages.add_parser("train", help="train, or go on with, the run a file describes")
     stage.add_argument("config", type=Path, metavar="CONFIG")
     stage.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
+    stage.add_argument(
+        "--dry-run", action="store_true", help="check everything; start nothing, write nothing"
+    )
     stage.set_defaults(run=commands.train)
 
     checkpoint_commands.add_to(stages)

@@ -172,7 +172,7 @@ def ray_cluster(config: RunConfig) -> Iterator[None]:
     if address:
         try:
             ray.init(address=address, **options)
-        except ConnectionError as error:
+        except (ConnectionError, ValueError) as error:
             raise PreflightError(_cannot_join(config, address)) from error
         _warn_if_too_small(config)
     else:

@@ -101,7 +101,7 @@ def doctor(args: argparse.Namespace) -> int:
 def train(args: argparse.Namespace) -> int:
     from launcher.train import train_file
 
-    return train_file(args.config, args.overrides)
+    return train_file(args.config, args.overrides, dry_run=args.dry_run)
 
 
 def evaluate(args: argparse.Namespace) -> int:

@@ -11,11 +11,13 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, ValidationError
 
-from dataloaders.layout import contrast_groups
+from dataloaders.layout import contrast_groups, divisors
 from gcg.config import GCGConfig
-from launcher.config_data import DataSection, Name, Section
+from gcg.section import Section
+from launcher.config_data import DataSection, LocalPath, Name, RayAddress
 from launcher.config_errors import explain
 from launcher.config_file import read_tree
+from launcher.config_safety import CheckpointSection, SafetySection
 from launcher.errors import ConfigError
 
 
@@ -23,7 +25,7 @@ class RunSection(Section):
     """Who the run is: its folder is ``storage``/``name``, and the same name continues it."""
 
     name: Name
-    storage: Path = Field(
+    storage: LocalPath = Field(
         default=Path("runs"), description="shared by all workers and all attempts"
     )
     seed: int = Field(default=0, ge=0, lt=2**31)
@@ -69,52 +71,15 @@ class EngineSection(Section):
 class ScaleSection(Section):
     """Where it runs. Nothing here changes what is learned."""
 
-    num_workers: int = Field(default=2, ge=1)
+    num_workers: int = Field(default=2, ge=1, le=65_536)
     use_gpu: bool = False
-    cpus_per_worker: int = Field(default=1, ge=1)
-    threads_per_worker: int = Field(default=1, ge=1)
+    cpus_per_worker: int = Field(default=1, ge=1, le=4096)
+    threads_per_worker: int = Field(default=1, ge=1, le=4096)
     max_failures: int = Field(
         default=3, ge=-1, description="worker losses to survive; -1: any number"
     )
-    address: str | None = Field(
+    address: RayAddress | None = Field(
         default=None, description="a Ray cluster to join; None: RAY_ADDRESS or own"
-    )
-
-
-class CheckpointSection(Section):
-    every: int = Field(default=100, ge=1, description="steps")
-    keep: int = Field(default=2, ge=1, description="the newest so many stay")
-    keep_best: bool = True
-    max_failed: int = Field(
-        default=3, ge=0, description="saves in a row that may fail before the run stops"
-    )
-    in_background: bool = Field(
-        default=True,
-        description="write while training goes on; takes the checkpoint's size in host memory",
-    )
-
-
-class SafetySection(Section):
-    """What is borne before a run stops, and what is done about a loss that leaps."""
-
-    max_bad_steps: int = Field(
-        default=10,
-        ge=0,
-        description="steps left out since a loss or gradient is no number; one more stops the run",
-    )
-    on_spike: Literal["go_on", "skip", "roll_back"] = Field(
-        default="go_on",
-        description="skip: leave the step out; roll_back: also return to the last checkpoint and "
-        "go on behind the data since",
-    )
-    spike_factor: float = Field(default=3.0, gt=1, description="times the median is a spike")
-    spike_window: int = Field(default=50, ge=2, description="steps that the median is taken of")
-    max_spikes: int = Field(default=5, ge=0, description="one more stops the run")
-    hang_timeout_s: float = Field(
-        default=1800.0, ge=0, description="a worker without progress for so long ends; 0: never"
-    )
-    grace_s: float = Field(
-        default=60.0, ge=0, description="after SIGTERM or Ctrl-C, for a last checkpoint"
     )
 
 
@@ -226,10 +191,10 @@ def cross_check(config: RunConfig) -> Iterator[str]:
     yield from _world_fits(config)
     data, optim = config.data, config.optim
     if data.global_batch % data.streams:
-        fits = _divisors(data.global_batch)
+        fits = divisors(data.global_batch)
         yield (
             f"data.streams = {data.streams}: must divide data.global_batch = {data.global_batch}, "
-            f"each stream gives equally many visits to a batch; choose one of {fits}"
+            f"each stream gives equally many visits to a batch; choose one of {_some(fits)}"
         )
     else:
         fits = contrast_groups(data.streams, data.global_batch)
@@ -238,7 +203,7 @@ def cross_check(config: RunConfig) -> Iterator[str]:
             yield (
                 f"data.contrast_group = {data.contrast_group}: must divide data.global_batch = "
                 f"{data.global_batch}, and divide a stream's part of it, {share} visits, or be a "
-                f"multiple of that; choose one of {fits}"
+                f"multiple of that; choose one of {_some(fits)}"
             )
     if optim.warmup_steps >= optim.steps:
         yield (
@@ -265,16 +230,16 @@ def _world_fits(config: RunConfig) -> Iterator[str]:
         config.scale.num_workers,
     )
     streams = config.data.streams
-    worlds = [w for w in _divisors(streams) if batch % (w * micro) == 0]
+    worlds = [w for w in divisors(streams) if batch % (w * micro) == 0]
     if streams % world:
         yield (
             f"scale.num_workers = {world}: must divide data.streams = {streams}, each worker "
-            f"serves whole streams; choose one of {_divisors(streams)}, or other data.streams"
+            f"serves whole streams; choose one of {_some(divisors(streams))}, or other data.streams"
         )
     if batch % (world * micro):
-        remedies = [f"num_workers in {worlds}"] if worlds else []
+        remedies = [f"num_workers in {_some(worlds)}"] if worlds else []
         if batch % world == 0:
-            remedies.append(f"micro_batch in {_divisors(batch // world)}")
+            remedies.append(f"micro_batch in {_some(divisors(batch // world))}")
         step = world * micro
         remedies.append(f"a global_batch that is a multiple of {step}")
         yield (
@@ -283,8 +248,11 @@ def _world_fits(config: RunConfig) -> Iterator[str]:
         )
 
 
-def _divisors(number: int) -> list[int]:
-    return [n for n in range(1, number + 1) if number % n == 0]
+def _some(numbers: list[int]) -> str:
+    """A list for a message, the middle of a long one left out."""
+    if len(numbers) <= 12:
+        return str(numbers)
+    return f"[{', '.join(map(str, numbers[:11]))}, …, {numbers[-1]}]"
 
 
 def _leaves(node: object, prefix: str) -> Iterator[tuple[str, object]]:

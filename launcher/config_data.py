@@ -2,20 +2,57 @@
 
 from __future__ import annotations
 
+import re
+from os.path import normpath
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
+
+from dataloaders.location import is_url
+from gcg.section import Section
+
+
+def _place(text: str) -> str:
+    if text != text.strip() or "\n" in text or "\t" in text:
+        raise ValueError("has spaces around it or line breaks in it; take them out")
+    if text.startswith("~"):
+        raise ValueError("'~' is not expanded here; write the path of your home folder out")
+    if is_url(text) and not _is_whole_url(text):
+        raise ValueError("is no whole URL; write it as s3://bucket/folder or https://host/folder")
+    return text
+
+
+def _is_whole_url(text: str) -> bool:
+    try:
+        return bool(re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*://[^?#]+", text) and urlsplit(text))
+    except ValueError:  # a bracket that no address closes
+        return False
+
+
+def _local(path: object) -> object:
+    # Before pydantic makes a path of the text: of s3://bucket it would leave s3:/bucket.
+    if isinstance(path, (str, Path)):
+        if not str(path):
+            raise ValueError("must not be empty; name a folder, '.' for this one")
+        if is_url(str(path)):
+            raise ValueError("must be a folder, not a URL; give one that is mounted where it runs")
+        _place(str(path))
+    return path
+
+
+def _ray_address(text: str) -> str:
+    if not re.fullmatch(r"auto|local|(ray://)?([\w.-]+|\[[0-9a-fA-F:]+\]):\d{1,5}", text):
+        raise ValueError("must be a cluster's host:port; give that, or 'auto' on one of its nodes")
+    return text
+
 
 # A folder or a URL.
-Location = Annotated[str, Field(min_length=1)]
+Location = Annotated[str, Field(min_length=1), AfterValidator(_place)]
+LocalPath = Annotated[Path, BeforeValidator(_local)]
+RayAddress = Annotated[str, AfterValidator(_ray_address)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
-
-
-class Section(BaseModel):
-    """Part of a run file: frozen, unknown keys refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class TrainSet(Section):
@@ -63,21 +100,29 @@ class DataSection(Section):
     decoder: Literal["host", "dali"] = Field(
         "host", description="dali: NVDEC on a GPU; on a CPU it decodes VP9 alone"
     )
-    cache_dir: Path | None = Field(
+    cache_dir: LocalPath | None = Field(
         default=None, description="where a node keeps shards of a URL; null: ~/.cache/gcg-train"
     )
-    cache_gb: float = Field(default=64.0, gt=0, description="the most that lies there; 10^9 bytes")
-    retries: int = Field(default=6, ge=0, description="of a request to a URL that failed")
+    cache_gb: float = Field(
+        default=64.0, ge=1e-6, le=1e6, description="the most that lies there; 10^9 bytes"
+    )
+    retries: int = Field(default=6, ge=0, le=100, description="of a request to a URL that failed")
     decode_threads: int = Field(
-        default=2, ge=1, description="clips decoded at a time; with dali also the most in a batch"
+        default=2,
+        ge=1,
+        le=1024,
+        description="clips decoded at a time; with dali also the most in a batch",
     )
     max_frame_sizes: int = Field(
-        default=8, ge=1, description="frame sizes that go to NVDEC; clips of others to the host"
+        default=8,
+        ge=1,
+        le=1024,
+        description="frame sizes that go to NVDEC; clips of others to the host",
     )
     decode_timeout_s: float = Field(
         default=60.0, ge=0, le=86400, description="a clip that takes longer is bad; 0: no limit"
     )
-    prefetch_steps: int = Field(default=2, ge=1)
+    prefetch_steps: int = Field(default=2, ge=1, le=1000)
     max_bad_share: float = Field(
         default=0.05, ge=0, le=1, description="unreadable clips until it stops"
     )
@@ -91,7 +136,10 @@ class DataSection(Section):
     @field_validator("mixture")
     @classmethod
     def _one_kind_of_rule(cls, mixture: tuple[TrainSet, ...]) -> tuple[TrainSet, ...]:
-        places = [each.place.rstrip("/") for each in mixture]
+        places = [
+            each.place.rstrip("/") if is_url(each.place) else normpath(each.place)
+            for each in mixture
+        ]
         if len(set(places)) < len(places):
             raise ValueError("a place is listed twice; list it once, with repeat or weight")
         weighted = [each.weight is not None for each in mixture]

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import difflib
 import re
+import reprlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 _MISSING = object()
 _MAX_VALUE_CHARS = 60
+_PLAIN = re.compile(r"[A-Za-z0-9_-]{1,60}")
 
 
 def explain(error: ValidationError, model: type[BaseModel], data: Mapping[str, Any]) -> list[str]:
@@ -20,9 +22,31 @@ def explain(error: ValidationError, model: type[BaseModel], data: Mapping[str, A
 
 
 def shorten(value: object) -> str:
-    """``repr`` cut to a length that fits a terminal line."""
-    text = " ".join(repr(value).split())
+    """``repr`` cut to a length that fits a terminal line, however much ``value`` holds."""
+    text = " ".join(_SHORT.repr(value).split())
     return text if len(text) <= _MAX_VALUE_CHARS else text[: _MAX_VALUE_CHARS - 1] + "…"
+
+
+class _Short(reprlib.Repr):
+    """``repr`` of the first few items. YAML's anchors make huge things out of a few lines."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxlist, self.maxdict, self.maxset, self.maxtuple = 3, 6, 6, 6, 6
+        self.maxstring = self.maxother = 2 * _MAX_VALUE_CHARS
+
+    def repr_bool(self, x: bool, level: int) -> str:
+        return str(x).lower()  # as YAML writes it
+
+    def repr_NoneType(self, x: None, level: int) -> str:
+        return "null"
+
+    def repr_int(self, x: int, level: int) -> str:
+        # Python refuses to write a number of more than 4,300 digits.
+        return repr(x) if x.bit_length() < 10_000 else f"a number of {x.bit_length()} bits"
+
+
+_SHORT = _Short()
 
 
 def nearest(name: str, known: list[str]) -> str | None:
@@ -37,32 +61,71 @@ def _line(detail: ErrorDetails, model: type[BaseModel], data: Mapping[str, Any])
     if kind == "extra_forbidden":
         return _unknown_key(loc, model, detail["input"])
     if kind == "missing":
-        return f"{_dotted(loc)}: is required; add it to the run file or give --set {_dotted(loc)}=…"
+        return _missing(loc, model, detail["input"])
     if kind == "value_error":
         return _rule_of_ours(detail, model, data)
-    return f"{_dotted(loc)} = {shorten(detail['input'])}: {_rule(detail)}"
+    return f"{dotted(loc)} = {shorten(detail['input'])}: {_rule(detail)}"
+
+
+def _missing(loc: tuple[int | str, ...], model: type[BaseModel], found: object) -> str:
+    path = dotted(loc)
+    if isinstance(loc[-1], int):  # an item of a list of fixed length
+        return f"{dotted(loc[:-1])} = {shorten(found)}: has too few items; give one more"
+    if section_at(model, loc) is not None:
+        return f"{path}: is required; add the section with its keys to the run file"
+    return f"{path}: is required; add it to the run file or give --set {path}=…"
+
+
+_BOUNDS = {
+    "greater_than": ("must be greater than", "gt"),
+    "greater_than_equal": ("must be at least", "ge"),
+    "less_than": ("must be less than", "lt"),
+    "less_than_equal": ("must be at most", "le"),
+}
+
+# Rule and remedy by the beginning of pydantic's name for the fault.
+_RULES = {
+    "model_": "must be a section with keys below it; indent its keys under it",
+    "dict_type": "must be a section with keys below it; indent its keys under it",
+    "invalid_key": "a key must be text; put it in quotes",
+    "int_": "must be a whole number; write one, without quotes",
+    "float_": "must be a number; write one, such as 0.1",
+    "finite_number": "must be a finite number; give one",
+    "bool_": "must be true or false; write one of them",
+    "string_type": "must be text; put it in quotes",
+    "string_too_short": "must not be empty; give a name",
+    "string_unicode": "must be text; put it in quotes",
+    "path_type": "must be a path; write it as text",
+    "tuple_type": "must be a list; write it as [a, b]",
+    "too_long": "has too many items; leave some out",
+    "too_short": "has too few items; give one more",
+    "recursion_loop": "refers to itself; write the value out",
+}
 
 
 def _rule(detail: ErrorDetails) -> str:
     context = detail.get("ctx") or {}
-    bounds = {
-        "greater_than": ("must be greater than", "gt"),
-        "greater_than_equal": ("must be at least", "ge"),
-        "less_than": ("must be less than", "lt"),
-        "less_than_equal": ("must be at most", "le"),
-    }
     kind = detail["type"]
-    if kind in bounds:
-        words, key = bounds[kind]
+    if kind in _BOUNDS:
+        words, key = _BOUNDS[kind]
         return f"{words} {context[key]}; choose such a value"
-    if kind in ("literal_error", "enum"):
-        return f"must be one of {context['expected']}; choose one of them"
-    if kind in ("model_type", "dict_type", "mapping_type", "model_attributes_type"):
-        return "must be a section with keys below it; indent its keys under it"
+    if kind == "literal_error":
+        expected = str(context["expected"])
+        given = detail["input"]
+        choices = re.findall("'([^']*)'", expected)
+        near = nearest(given[:60], choices) if isinstance(given, str) else None
+        remedy = f"did you mean {near!r}?" if near else "choose one of them"
+        return f"must be one of {expected}; {remedy}"
     if kind == "string_pattern_mismatch":
-        return f"must match {context['pattern']}; use letters, digits, '.', '_' and '-'"
-    if kind == "finite_number":
-        return "must be a finite number; give one"
+        return (
+            f"must match {context['pattern']}; use letters, digits, '.', '_' and '-', the first "
+            "a letter or digit"
+        )
+    if kind == "string_too_long":
+        return f"must have at most {context['max_length']} characters; shorten it"
+    for beginning, rule in _RULES.items():
+        if kind.startswith(beginning):
+            return rule
     message = detail["msg"]
     return f"{message[0].lower()}{message[1:]}; give a value of that kind"
 
@@ -81,34 +144,43 @@ def _rule_of_ours(detail: ErrorDetails, model: type[BaseModel], data: Mapping[st
     if value is _MISSING and section is not None and loc:
         value = _default_of(section, str(loc[-1]))
     shown = "" if value is _MISSING or isinstance(value, Mapping) else f" = {shorten(value)}"
-    return f"{_dotted(loc)}{shown}: {message}"
+    return f"{dotted(loc)}{shown}: {message}"
 
 
 def _unknown_key(loc: tuple[int | str, ...], model: type[BaseModel], value: object) -> str:
     section = section_at(model, loc[:-1])
     known = list(section.model_fields) if section is not None else []
-    guess = nearest(str(loc[-1]), known)
+    guess = nearest(str(loc[-1])[:60], known)
     remedy = f"did you mean {guess!r}?" if guess else f"known keys: {', '.join(known)}"
-    return f"{_dotted(loc)} = {shorten(value)}: unknown key; {remedy}"
+    return f"{dotted(loc)} = {shorten(value)}: unknown key; {remedy}"
 
 
 def section_at(model: type[BaseModel], loc: tuple[int | str, ...]) -> type[BaseModel] | None:
     """The section class that a path leads to, or None where it leads to a plain value."""
-    here: type[BaseModel] | None = model
+    here: Any = model
     for part in loc:
-        if here is None or part not in here.model_fields:
+        if isinstance(part, int):
+            here = next(iter(get_args(here)), None)
+            continue
+        section = _section(here)
+        if section is None or part not in section.model_fields:
             return None
-        kind: Any = here.model_fields[str(part)].annotation
-        here = kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
-    return here
+        here = section.model_fields[part].annotation
+    return _section(here)
 
 
-def _value_at(data: Mapping[str, Any], loc: tuple[int | str, ...]) -> object:
+def _section(annotation: Any) -> type[BaseModel] | None:
+    is_one = isinstance(annotation, type) and issubclass(annotation, BaseModel)
+    return annotation if is_one else None
+
+
+def _value_at(data: Any, loc: tuple[int | str, ...]) -> object:
     here: Any = data
     for part in loc:
-        if not isinstance(here, Mapping) or part not in here:
+        try:
+            here = here[part]
+        except (LookupError, TypeError):
             return _MISSING
-        here = here[part]
     return here
 
 
@@ -117,5 +189,12 @@ def _default_of(section: type[BaseModel], field: str) -> object:
     return _MISSING if info is None or info.is_required() else info.get_default()
 
 
-def _dotted(loc: tuple[int | str, ...]) -> str:
-    return ".".join(str(part) for part in loc)
+def dotted(loc: tuple[int | str, ...]) -> str:
+    """``data.mixture[0].place``; a part that is no plain key is quoted."""
+    path = ""
+    for part in loc:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        else:
+            path += f".{part if _PLAIN.fullmatch(part) else shorten(part)}"
+    return path.removeprefix(".")

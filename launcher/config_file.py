@@ -8,7 +8,20 @@ from typing import Any
 
 import yaml
 
+from launcher.config_errors import dotted, shorten
 from launcher.errors import ConfigError
+
+# What PyYAML lets out on a text that is no YAML: errors of its own, and Python's where a tag does
+# not fit its value (2024-13-01, !!int "", !!bool x), a number is too long, or lists lie too deep.
+_YAML_FAULTS = (
+    yaml.YAMLError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    TypeError,
+    OverflowError,
+    RecursionError,
+)
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -48,20 +61,25 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
     """Set one ``a.b=c`` in ``tree``; c is read as YAML (``1e-4``, ``true``, ``[0.9, 0.99]``)."""
     path, equals, text = override.partition("=")
     parts = path.strip().split(".")
+    shown = shorten(override)
     if not equals or not all(parts):
-        raise ConfigError(f"--set {override}: must look like section.key=value; write it so")
+        raise ConfigError(f"--set {shown}: must look like section.key=value; write it so")
     try:
         value = yaml.load(text, _StrictLoader)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override}: {_yaml_fault(error)}; quote the value") from None
+    except _YAML_FAULTS as error:
+        raise ConfigError(
+            f"--set {shown}: the value is no YAML: {_yaml_fault(error)}; quote it"
+        ) from None
     here = tree
     for depth, part in enumerate(parts[:-1]):
         below = here.setdefault(part, {})
         if below is None:
             below = here[part] = {}
         if not isinstance(below, dict):
-            where = ".".join(parts[: depth + 1])
-            raise ConfigError(f"--set {override}: {where} is a value, not a section; drop the rest")
+            where = dotted(tuple(parts[: depth + 1]))
+            raise ConfigError(
+                f"--set {shown}: {where} is a {kind_of(below)}, not a section; set it as a whole"
+            )
         here = below
     here[parts[-1]] = value
 
@@ -73,19 +91,33 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: {error.strerror}; give the path of a run file") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: is not UTF-8 text; give the path of a run file") from None
+    except ValueError as error:  # a path that no file can have
+        raise ConfigError(f"{path}: {error}; give the path of a run file") from None
     try:
         tree = yaml.load(text, _StrictLoader)
-    except (yaml.YAMLError, ValueError) as error:
-        # PyYAML lets a ValueError out where a date is impossible (2024-13-01).
+    except _YAML_FAULTS as error:
         raise ConfigError(f"{path}: {_yaml_fault(error)}; correct the YAML") from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: holds a {type(tree).__name__}, not sections; see examples/")
+        raise ConfigError(
+            f"{path}: holds a {kind_of(tree)}, not sections; write sections with keys below them, "
+            "as in examples/demo.yaml"
+        )
     return tree
 
 
+def kind_of(value: object) -> str:
+    """What YAML calls a value."""
+    kinds = {dict: "section", list: "list", str: "text", bool: "yes or no", int: "number",
+             float: "number", type(None): "nothing"}  # fmt: skip
+    return kinds.get(type(value), type(value).__name__)
+
+
 def _yaml_fault(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
     mark = getattr(error, "problem_mark", None)
-    problem = getattr(error, "problem", None) or str(error)
-    return f"line {mark.line + 1}: {problem}" if mark is not None else str(problem)
+    problem = getattr(error, "problem", None) or str(error) or type(error).__name__
+    where = f"line {mark.line + 1}: " if mark is not None else ""
+    return f"{where}{problem}"[:300]

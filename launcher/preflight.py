@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from dataloaders.errors import DataError, StorageError
@@ -15,7 +17,8 @@ from dataloaders.shard_source import ShardSource
 from dataloaders.source import Source
 from dataloaders.storage.check import check_reachable
 from gcg.build import encoder_fingerprint
-from launcher.abilities import missing_abilities
+from gcg.errors import ModelError
+from launcher.abilities import missing_abilities, too_few_gpus
 from launcher.checkpoints.find import newest
 from launcher.checkpoints.fits import check_fits, versions
 from launcher.config import RunConfig, dump, fingerprint, load_run_config, trajectory
@@ -30,6 +33,7 @@ from launcher.data import (
 )
 from launcher.errors import CheckpointError, ConfigError, PreflightError
 from launcher.feature_check import frame_problems
+from launcher.model_check import from_setting
 from launcher.run_folder import RunFolder, read_json, write_json, write_text
 
 
@@ -41,31 +45,36 @@ def preflight(config: RunConfig) -> None:
     """
     problems = [
         *missing_abilities(config),
+        *too_few_gpus(config),
         *_data(config),
         *_storage(config.folder),
         *_own_past(config),
     ]
     if problems:
-        raise PreflightError(problems)
+        raise PreflightError(list(dict.fromkeys(problems)))  # of a mixture's sets all may lack one
 
 
 def claim(config: RunConfig) -> None:
-    """Write the run's identity and resolved run file into its folder."""
+    """Write the run's identity and resolved run file into its folder.
+
+    Raises:
+        PreflightError: the folder cannot be written to.
+    """
     folder = RunFolder(config.folder)
-    source = open_train(config)
-    write_text(folder.config, dump(config))
-    write_json(
-        folder.identity,
-        {"config": fingerprint(config), "data": source.fingerprint, "versions": versions()},
-    )
-    source.close()
+    with open_train(config) as source:
+        identity = {"config": fingerprint(config), "data": source.fingerprint}
+    try:
+        write_text(folder.config, dump(config))
+        write_json(folder.identity, {**identity, "versions": versions()})
+    except OSError as error:
+        raise PreflightError(_unwritable(config.folder, error)) from None
 
 
 def _data(config: RunConfig) -> Iterator[str]:
     whole = True
     for where, each in _places(config):
         place = f"{where} = {each.place}"
-        if not is_url(each.place) and not Path(each.place).is_dir():
+        if not is_url(each.place) and not _is_dir(Path(each.place)):
             whole = False
             yield f"{place}: no such folder; make it with `gcg pack`"
             continue
@@ -73,13 +82,17 @@ def _data(config: RunConfig) -> Iterator[str]:
             source = open_set(config, each)
         except DataError as error:
             whole = False
-            yield f"{place}: {error}"
+            text = str(error)
+            yield text if text.startswith("data.") else f"{place}: {text}"  # of its cache
             continue
         with source:
             yield from _reach(config, where, source)
-            yield from frame_problems(config.model, source, where)
-            if _needs_labels(config, where):
-                yield from _labels(config, where, each, source)
+            try:
+                yield from frame_problems(config.model, source, where)
+                if _needs_labels(config, where):
+                    yield from _labels(config, where, each, source)
+            except ModelError as error:  # of an encoder that is not here nothing can be compared
+                yield from (from_setting(line, config.model) for line in error.lines)
     if whole:
         yield from _plan(config)
 
@@ -136,7 +149,7 @@ def _labels(config: RunConfig, where: str, each: TrainSet, source: Source) -> It
     try:
         labels = LabelSet(folder, storage_options(config))
     except StorageError as error:
-        yield f"data.labels = {config.data.labels}: {error}"
+        yield f"data.labels = {each.labels or config.data.labels}: {error}"
         return
     except DataError:
         yield (
@@ -155,20 +168,44 @@ def _labels(config: RunConfig, where: str, each: TrainSet, source: Source) -> It
         try:
             labels.check(**{name: value})  # type: ignore[arg-type]
         except DataError as error:
-            yield str(error)
+            yield f"data.labels = {each.labels or config.data.labels}: {error}"
 
 
 def _storage(folder: Path) -> Iterator[str]:
+    """Whether the run's folder can be made and written to. What is made to see it goes again."""
+    made: list[Path] = []
+    probe = folder / f".write-test.{os.getpid()}"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".write-test.{os.getpid()}"
-        probe.write_bytes(b"")
-        probe.unlink()
+        for place in (*reversed(folder.parents), folder):
+            if not _is_dir(place):
+                place.mkdir()
+                made.append(place)
+        with probe.open("wb") as file:  # a full disk takes an empty file
+            file.write(bytes(4096))
+            file.flush()
+            os.fsync(file.fileno())
     except OSError as error:
-        yield (
-            f"run.storage = {folder.parent}: cannot be written to ({error.strerror}); choose a "
-            "folder that every worker can write to"
-        )
+        yield _unwritable(folder, error)
+    finally:
+        with suppress(OSError):
+            probe.unlink()
+        for place in reversed(made):
+            with suppress(OSError):  # another run may have begun below it
+                place.rmdir()
+
+
+def _is_dir(place: Path) -> bool:
+    try:
+        return place.is_dir()
+    except OSError:  # a name too long, a folder that may not be looked into
+        return False
+
+
+def _unwritable(folder: Path, error: OSError) -> str:
+    return (
+        f"run.storage = {folder.parent}: {folder} cannot be written to ({error.strerror}); choose "
+        "a folder that every worker can write to"
+    )
 
 
 def _own_past(config: RunConfig) -> Iterator[str]:
@@ -201,7 +238,8 @@ def _differences(config: RunConfig, folder: RunFolder) -> Iterator[str]:
     now = trajectory(config)
     for path in sorted(before.keys() | now.keys()):
         if before.get(path) != now.get(path):
+            shown = re.sub(r"\.(\d+)\b", r"[\1]", path)
             yield (
-                f"{path} = {now.get(path)}: the run in {folder.root} was begun with "
+                f"{shown} = {now.get(path)}: the run in {folder.root} was begun with "
                 f"{before.get(path)}; {remedy}"
             )

@@ -1,4 +1,4 @@
-"""Train: ``python -m launcher.train --config FILE [--set section.key=value ...]``.
+"""Train: ``python -m launcher.train --config FILE [--set section.key=value ...] [--dry-run]``.
 
 Running the same command again continues an interrupted run. Exit code 0: the run is complete;
 2: something a user must put right, a line each on stderr; 75: asked to stop (SIGTERM), and the same
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from dataloaders.location import absolute
+from launcher.checkpoints.commit import Checkpoint
 from launcher.config import RunConfig, load_run_config
 from launcher.departure import DepartedError
 from launcher.errors import UserError
@@ -24,13 +25,16 @@ from launcher.run_folder import RunFolder
 logger = logging.getLogger(__name__)
 
 
-def train(config: RunConfig) -> None:
+def train(config: RunConfig, *, dry_run: bool = False) -> None:
     """Bring a run to its end: nothing to do if it is there, else from where it was.
+
+    With ``dry_run`` all is checked that can be without a worker, and nothing is written.
 
     Raises:
         UserError: with all that a user must put right.
     """
     from launcher.abilities import slow_settings
+    from launcher.checkpoints.find import newest
     from launcher.cluster import run_on_cluster
     from launcher.preflight import claim, preflight
 
@@ -40,11 +44,23 @@ def train(config: RunConfig) -> None:
     if folder.is_complete:
         logger.info("%s: is already complete; its weights are in %s", folder.root, folder.final)
         return
-    claim(config)
     for line in slow_settings(config):
         logger.warning("%s", line)
+    if dry_run:
+        logger.info("%s", _readiness(config, newest(folder)))
+        return
+    claim(config)
     run_on_cluster(config)
     logger.info("%s: complete; its weights are in %s", folder.root, folder.final)
+
+
+def _readiness(config: RunConfig, checkpoint: Checkpoint | None) -> str:
+    begins = "begins" if checkpoint is None else f"goes on from step {checkpoint.step}"
+    return (
+        f"{config.folder}: is ready; the run {begins}, {config.optim.steps} steps of "
+        f"{config.data.global_batch} visits (micro-batch {config.engine.micro_batch} x "
+        f"accumulation {config.accumulation} x {config.scale.num_workers} workers)"
+    )
 
 
 def with_absolute_paths(config: RunConfig) -> RunConfig:
@@ -90,15 +106,15 @@ def run_command(action: Callable[[], int]) -> int:
         return 130
 
 
-def train_file(path: Path, overrides: Sequence[str] = ()) -> int:
-    """Train what a run file describes; returns 0.
+def train_file(path: Path, overrides: Sequence[str] = (), *, dry_run: bool = False) -> int:
+    """Train what a run file describes, or only check it; returns 0.
 
     Raises:
         UserError: with all that a user must put right.
         KeyboardInterrupt: on Ctrl-C and on SIGTERM.
     """
     signal.signal(signal.SIGTERM, _interrupt)
-    train(load_run_config(path, overrides))
+    train(load_run_config(path, overrides), dry_run=dry_run)
     return 0
 
 
@@ -114,8 +130,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         dest="overrides",
         help="override one value of the run file; may be given again",
     )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="check everything; start nothing, write nothing"
+    )
     options = parser.parse_args(arguments)
-    return run_command(lambda: train_file(options.config, options.overrides))
+    return run_command(
+        lambda: train_file(options.config, options.overrides, dry_run=options.dry_run)
+    )
 
 
 def _interrupt(number: int, frame: object) -> NoReturn:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import functools
 import importlib
+import inspect
 import logging
 import os
 from collections.abc import Callable
@@ -55,6 +56,7 @@ def file_system(url: str, options: StorageOptions) -> Any:
     protocol = protocol_of(url)
     try:
         make = _file_system_class(protocol)
+        _check_url_is_enough(make)
         settings = _settings(protocol, options)
     except (ImportError, ValueError) as error:
         extra = _EXTRAS.get(protocol)
@@ -87,6 +89,19 @@ def _file_system_class(protocol: str) -> Any:
         # not let through each call waits a minute for the answer.
         return importlib.import_module("gcsfs.core").GCSFileSystem
     return fsspec.get_filesystem_class(protocol)
+
+
+def _check_url_is_enough(kind: Any) -> None:
+    """Raise ValueError for a file system that is made with more than settings have defaults for,
+    such as FTP's host: half made, it complains when it goes."""
+    needs = [
+        parameter.name
+        for parameter in list(inspect.signature(kind.__init__).parameters.values())[1:]
+        if parameter.default is parameter.empty
+        and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+    ]
+    if needs:
+        raise ValueError(f"it needs {', '.join(needs)} besides")
 
 
 def _settings(protocol: str, options: StorageOptions) -> dict[str, Any]:

@@ -58,7 +58,8 @@ def read_checkpoint(
     files = weight_files(place, names, wanted)
     if not files:
         raise ModelError(
-            f"{place}: holds no weights; needs {' or '.join(names)}, or shards with an index"
+            f"{place}: holds no weights ({' or '.join(names)}, or shards with an index); give the "
+            "whole folder"
         )
     found: dict[str, Weight] = {}
     for file in files:

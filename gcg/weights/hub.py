@@ -33,9 +33,12 @@ def local_place(setting: str, name: str) -> Path | None:
     Raises:
         ModelError: it is neither.
     """
-    place = Path(name).expanduser()
-    if place.exists():
-        return place
+    try:
+        place = Path(name).expanduser()
+        if place.exists():
+            return place
+    except (OSError, RuntimeError):  # a name too long for a file; ~ of a user who is not there
+        pass
     if HUB_NAME.fullmatch(name):
         return None
     raise ModelError(

@@ -204,8 +204,8 @@ def test_replacements_come_from_the_same_stream_and_are_reproducible(data, attem
         ({"block_shards": 0}, ["data.block_shards: 0"]),
         ({"num_streams": 2, "global_batch": 5}, ["data.global_batch: 5", "multiple", "4 or 6"]),
         ({"num_streams": 4, "global_batch": 2}, ["data.global_batch: 2", "use 4"]),
-        ({"num_streams": 4, "global_batch": 4}, ["data.streams: 4", "3 shards", "smaller shards"]),
-        ({"num_streams": 3, "global_batch": 300}, ["data.global_batch: 300", "100", "smallest"]),
+        ({"num_streams": 4, "global_batch": 4}, ["data.streams = 4", "3 shards", "smaller shards"]),
+        ({"num_streams": 3, "global_batch": 300}, ["data.global_batch = 300", "100", "smallest"]),
     ],
 )
 def test_bad_settings(changes, words):

@@ -145,7 +145,9 @@ def test_recomputing_changes_nothing_learned_so_a_run_may_begin_to(tmp_path: Pat
     recomputed = toy_config(tmp_path, engine__recompute=["qformer", "llm"])
     assert fingerprint(kept) == fingerprint(recomputed)
     assert fingerprint(kept) != fingerprint(toy_config(tmp_path, engine__loss_scale_power=8))
-    with pytest.raises(ConfigError, match=r"engine\.recompute\.0 = 'lm': must be one of 'vision'"):
+    with pytest.raises(
+        ConfigError, match=r"engine\.recompute\[0\] = 'lm': must be one of 'vision'"
+    ):
         toy_config(tmp_path, engine__recompute=["lm"])
 
 

@@ -76,7 +76,7 @@ def test_an_index_that_does_not_fit_its_tar(make_config: MakeConfig, packed: Pat
 
 def test_too_few_shards_for_the_streams(make_config: MakeConfig):
     config = make_config(data={"streams": 64, "global_batch": 128}, engine={"micro_batch": 2})
-    assert one_line(config).startswith("data.streams: 64")
+    assert one_line(config).startswith("data.streams = 64")
 
 
 def test_a_folder_of_another_run(make_config: MakeConfig):

@@ -134,5 +134,5 @@ def test_a_damaged_index_is_one_line(tmp_path: Path, content: str) -> None:
 
 
 def test_no_weights_at_all(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"holds no weights; needs model\.safetensors or"):
+    with pytest.raises(ModelError, match=r"holds no weights \(model\.safetensors or"):
         read_checkpoint(tmp_path)

@@ -1,0 +1,76 @@
+"""Values of settings that their types allow and that may not fit, for the fuzz test."""
+
+from __future__ import annotations
+
+from typing import Any
+
+HUGE = 2**31 - 1
+PLACES: list[Any] = [
+    None, "nowhere", "/", "/proc/self", "a/b", "~x", "~nobody/x", "nope://x", "memory://x/y",
+    "file:///nowhere", "x" * 300, "é", "$packed/train", "$packed/raw", "$packed/val/index.json",
+]  # fmt: skip
+# Values that the types allow, so that what is behind them is tried: the arithmetic, the model, the
+# data, the machine.
+PLAUSIBLE: dict[str, list[Any]] = {
+    "run.name": ["a", "7", "x" * 100],
+    "run.storage": [".", "/", "/proc", "/dev/null", "x/" * 200, "x" * 300, "é", "$packed/train"],
+    "data.train": PLACES,
+    "data.val": PLACES,
+    "data.test": PLACES,
+    "data.mixture": [
+        [{"place": "$packed/train"}, {"place": "$packed/val"}],
+        [{"place": "$packed/train", "weight": 1e-300}, {"place": "$packed/val", "weight": 1e300}],
+        [{"place": "$packed/train", "repeat": 1e-300}],
+        [{"place": "$packed/train", "repeat": 1e300}],
+        [{"place": "$packed/train", "repeat": 0.3, "labels": "x"}, {"place": "nowhere"}],
+    ],
+    "data.labels": ["x", "..", "topk"],
+    "data.questions_per_visit": [1, 5, HUGE],
+    "data.streams": [1, 3, 6, 64, HUGE],
+    "data.global_batch": [1, 6, 12, 4096, 2**30, HUGE],
+    "data.block_shards": [1, HUGE],
+    "data.contrast_group": [1, 3, 8, HUGE],
+    "data.decoder": ["dali"],
+    "data.cache_gb": [1e-6, 1e6],
+    "data.retries": [0],
+    "model.preset": ["instructblip"],
+    "model.checkpoint": PLACES,
+    "model.clip_checkpoint": PLACES,
+    "model.profile": ["released", "plus"],
+    "model.mode": ["uniform", "oracle"],
+    "model.input": ["features"],
+    "model.num_frames": [1, 7, 9, 500],
+    "model.num_moments": [1, 3, 8],
+    "model.features.width": [1, 7, 65_536],
+    "model.features.embedding_width": [1, 128, 65_536],
+    "model.features.tokens": [1, 65_536],
+    "model.features.text_encoder": PLACES,
+    "model.grounding.width": [1, 4, 7, 8192],
+    "model.grounding.num_heads": [1, 3, 1024],
+    "model.grounding.num_layers": [1, 9],
+    "model.loss.num_intra": [0, 10_000],
+    "model.loss.target": ["soft"],
+    "model.llm.name": PLACES,
+    "model.llm.train": [True, False, "lora"],
+    "model.llm.lora.rank": [1, 16_384],
+    "model.llm.lora.targets": [["q"], ["q", "zz"], ["("], [".*"], ["lm_head"], ["shared"], ["é"]],
+    "model.llm.quantize": ["nf4"],
+    "model.llm.attention": ["eager", "sdpa", "flash_attention_2"],
+    "model.llm.liger": [True],
+    "model.llm.chat": ["never"],
+    "model.llm.system": ["", "x"],
+    "model.llm.prompt": ["{question}", "{question}{options}", "{{}}{question}\n"],
+    "model.llm.max_prompt_tokens": [1, 2, 1_000_000],
+    "model.llm.max_answer_tokens": [1, 2, 1_000_000],
+    "model.vision.train": [True],
+    "optim.steps": [1, 2, HUGE],
+    "optim.warmup_steps": [0, 3, 4, HUGE],
+    "engine.zero": [1, 3],
+    "engine.precision": ["fp16", "fp32"],
+    "engine.micro_batch": [1, 3, HUGE],
+    "engine.recompute": [["vision"], ["llm", "llm"]],
+    "scale.num_workers": [1, 3, 4, 65_536],
+    "scale.use_gpu": [True],
+    "scale.address": ["auto", "localhost:1"],
+    "eval.every": [1, HUGE],
+}
