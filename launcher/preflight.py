@@ -28,6 +28,7 @@ from launcher.data import (
     storage_options,
 )
 from launcher.errors import CheckpointError, ConfigError, PreflightError
+from launcher.events import EventFile
 from launcher.feature_check import frame_problems
 from launcher.run_folder import RunFolder, read_json, write_json, write_text
 from launcher.state import check_fits, versions
@@ -59,6 +60,7 @@ def claim(config: RunConfig) -> None:
         {"config": fingerprint(config), "data": source.fingerprint, "versions": versions()},
     )
     source.close()
+    EventFile(folder.events).add("launch")
 
 
 def _data(config: RunConfig) -> Iterator[str]:

@@ -7,6 +7,7 @@
         run.json           fingerprints of the run file and the data
         attempt            number of the attempt that owns the folder
         metrics.jsonl      one line a logged step, validation or event
+        events.jsonl       what happened when, in all attempts; never shortened
         bad_steps.jsonl    updates that were left out, with the questions to blame
         checkpoints/       step-00000100/, …
         best.json          the checkpoint with the best validation metric
@@ -46,6 +47,10 @@ class RunFolder:
     @property
     def metrics(self) -> Path:
         return self.root / "metrics.jsonl"
+
+    @property
+    def events(self) -> Path:
+        return self.root / "events.jsonl"
 
     @property
     def bad_steps(self) -> Path:
