@@ -13,6 +13,7 @@ from gcg.build import build_skeleton
 from gcg.errors import ModelError
 from launcher.arithmetic import cpu_computes_bf16, cpu_computes_fp16
 from launcher.config import RunConfig
+from launcher.sinks import missing_sinks
 
 
 def missing_abilities(config: RunConfig) -> Iterator[str]:
@@ -34,6 +35,7 @@ def missing_abilities(config: RunConfig) -> Iterator[str]:
             "engine.precision = fp16: this CPU has no fp16 arithmetic; use bf16 or fp32, or "
             "scale.use_gpu=true"
         )
+    yield from missing_sinks(config)
     yield from _unbuildable(config)
 
 

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from launcher import commands, data_commands, feature_commands
+from launcher import commands, data_commands, feature_commands, report_command
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -48,6 +48,8 @@ def build_parser() -> argparse.ArgumentParser:
     stage.add_argument("config", type=Path, metavar="CONFIG")
     stage.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     stage.set_defaults(run=commands.train)
+
+    report_command.add_to(stages)
 
     stage = stages.add_parser("eval", help="score trained runs side by side")
     stage.add_argument("runs", type=Path, nargs="+", metavar="RUN")

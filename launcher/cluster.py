@@ -172,6 +172,8 @@ def ray_cluster(config: RunConfig) -> Iterator[None]:
             object_store_memory=_OBJECT_STORE_BYTES,
             **options,
         )
+        if config.log.prometheus:
+            _say_where_metrics_are()
     logging.getLogger("ray").setLevel(logging.ERROR)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own prints a stack trace and aborts
@@ -190,6 +192,13 @@ def _own_cluster_environment() -> None:
         # mode when it is imported: set later, the two would not fit each other.
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+
+def _say_where_metrics_are() -> None:
+    import ray
+
+    port = ray.nodes()[0].get("MetricsExportPort")
+    logger.info("Prometheus metrics: http://127.0.0.1:%s/metrics", port)
 
 
 def _cannot_join(config: RunConfig, address: str) -> str:

@@ -16,6 +16,7 @@ from gcg.config import GCGConfig
 from launcher.config_data import DataSection, Name, Section
 from launcher.config_errors import explain
 from launcher.config_file import read_tree
+from launcher.config_log import LogSection
 from launcher.errors import ConfigError
 
 
@@ -114,11 +115,6 @@ class SafetySection(Section):
 class EvalSection(Section):
     every: int = Field(default=0, ge=0, description="steps; 0: only at the end")
     max_videos: int | None = Field(default=None, ge=1)
-
-
-class LogSection(Section):
-    every: int = Field(default=10, ge=1, description="steps")
-    tensorboard: bool = True
 
 
 class RunConfig(Section):

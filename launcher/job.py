@@ -26,6 +26,7 @@ from launcher.peak import Peak, find_peak
 from launcher.run_folder import RunFolder, begin_attempt
 from launcher.runlog import RunLog
 from launcher.sharded import build_for_engine
+from launcher.sinks import open_sinks
 from launcher.state import CheckpointKeeper, seed_everything
 from launcher.step import TrainStep
 from launcher.step_cost import StepCost
@@ -121,7 +122,7 @@ def restore(job: Job) -> int:
         together(lambda: job.loader.load_state_dict(position.loader))
     job.ledger.record("ready", step=step)
     if dist.get_rank() == 0:
-        job.log = RunLog(job.folder, step, tensorboard=job.config.log.tensorboard)
+        job.log = RunLog(job.folder, step, open_sinks(job.config, job.folder, step))
         job.log.write("start", step, _beginning(job))
     logger.info("attempt %d begins at step %d", job.attempt, step)
     return step

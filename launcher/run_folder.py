@@ -12,7 +12,8 @@
         checkpoints/       step-00000100/, …
         best.json          the checkpoint with the best validation metric
         final/             trained weights as safetensors, once the run is complete
-        tensorboard/  logs/  quarantine/
+        tracking.json      identities of the run in MLflow and W&B
+        tensorboard/  mlflow/  wandb/  logs/  quarantine/
 """
 
 from __future__ import annotations
@@ -51,6 +52,10 @@ class RunFolder:
     @property
     def events(self) -> Path:
         return self.root / "events.jsonl"
+
+    @property
+    def tracking(self) -> Path:
+        return self.root / "tracking.json"
 
     @property
     def bad_steps(self) -> Path:
