@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import threading
 import time
@@ -26,6 +27,7 @@ _ENVIRONMENT = {
     # process appends to are the safer choice: SQLite asks for locks that such storage may not have.
     "MLFLOW_ALLOW_FILE_STORE": "true",
 }
+_FOREIGN = re.compile(r"[^\w\-. :/]")  # MLflow takes no other characters in a metric's name
 _LONGEST_VALUE = 500  # characters of a parameter; servers refuse longer ones
 
 
@@ -36,7 +38,10 @@ def quiet_environment() -> None:
 
 
 class MLflow:
-    """Metrics ``train/…`` and ``val/…``, and as parameters what decides what is learned."""
+    """Metrics ``train/…`` and ``val/…``, and as parameters what decides what is learned.
+
+    ``iop@0.3`` is ``val/iop_0.3`` there.
+    """
 
     def __init__(self, config: RunConfig, folder: RunFolder) -> None:
         quiet_environment()
@@ -77,7 +82,10 @@ class MLflow:
 
         if kind in CURVES:
             now = int(time.time() * 1000)
-            metrics = [Metric(f"{kind}/{name}", v, now, step) for name, v in numbers.items()]
+            metrics = [
+                Metric(_FOREIGN.sub("_", f"{kind}/{name}"), value, now, step)
+                for name, value in numbers.items()
+            ]
             self._client.log_batch(self._run, metrics=metrics)
 
     def rewind(self, step: int) -> None:

@@ -79,6 +79,7 @@ def test_one_mlflow_run_has_the_figures_of_both_attempts(
     losses = {m.step: m.value for m in client.get_metric_history(known["run"], "train/loss")}
     logged = {r["step"]: r["loss"] for r in read_metrics(folder.metrics) if r["kind"] == "train"}
     assert losses == pytest.approx(logged)
+    assert client.get_metric_history(known["run"], "val/iop_0.3")
     experiment = client.get_experiment_by_name("gcg")
     assert experiment is not None
     assert len(client.search_runs([experiment.experiment_id])) == 1

@@ -123,7 +123,7 @@ def test_a_tracker_that_does_not_import_is_refused_before_a_worker_starts(
         f"error: log.{name}.enabled = true: {name} cannot be imported (ImportError: libgone.so: no "
         f"such file); pip install 'gcg-train[tracking]', or set log.{name}.enabled=false"
     ]
-    assert not config.folder.exists()
+    assert not RunFolder(config.folder).config.exists()
     monkeypatch.delitem(sys.modules, name, raising=False)
 
 
