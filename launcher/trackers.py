@@ -45,7 +45,7 @@ class MLflow:
 
     def __init__(self, config: RunConfig, folder: RunFolder) -> None:
         quiet_environment()
-        from mlflow.tracking import MlflowClient
+        from mlflow.tracking import MlflowClient  # pyright: ignore[reportMissingImports]
 
         self._folder = folder
         section = config.log.mlflow
@@ -55,7 +55,7 @@ class MLflow:
         self._client.update_run(self._run, status="RUNNING")
 
     def _find(self, uri: str) -> str | None:
-        from mlflow.exceptions import MlflowException
+        from mlflow.exceptions import MlflowException  # pyright: ignore[reportMissingImports]
 
         known = (read_json(self._folder.tracking) or {}).get("mlflow", {})
         if known.get("uri") != uri:
@@ -65,7 +65,7 @@ class MLflow:
         return None
 
     def _create(self, uri: str, experiment: str, config: RunConfig) -> str:
-        from mlflow.entities import Param
+        from mlflow.entities import Param  # pyright: ignore[reportMissingImports]
 
         found = self._client.get_experiment_by_name(experiment)
         number = found.experiment_id if found else self._client.create_experiment(experiment)
@@ -78,7 +78,7 @@ class MLflow:
         return run
 
     def write(self, kind: str, step: int, numbers: Numbers) -> None:
-        from mlflow.entities import Metric
+        from mlflow.entities import Metric  # pyright: ignore[reportMissingImports]
 
         if kind in CURVES:
             now = int(time.time() * 1000)
@@ -101,7 +101,7 @@ class Wandb:
 
     def __init__(self, config: RunConfig, folder: RunFolder) -> None:
         quiet_environment()
-        import wandb
+        import wandb  # pyright: ignore[reportMissingImports]
 
         known = (read_json(folder.tracking) or {}).get("wandb", {})
         identity = known.get("id") or secrets.token_hex(8)

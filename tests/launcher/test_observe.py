@@ -68,7 +68,7 @@ def test_one_mlflow_run_has_the_figures_of_both_attempts(
     folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
-    from mlflow.tracking import MlflowClient
+    from mlflow.tracking import MlflowClient  # pyright: ignore[reportMissingImports]
 
     known = (read_json(folder.tracking) or {})["mlflow"]
     client = MlflowClient(tracking_uri=known["uri"])
