@@ -17,11 +17,14 @@ Each has ``time`` (seconds since 1970) and, but for ``launch``, the number of it
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import time
 from pathlib import Path
 from typing import Any
+
+logger = logging.getLogger(__name__)
 
 Event = dict[str, Any]
 
@@ -37,7 +40,7 @@ _NUMBERS = {
 
 
 class EventFile:
-    """Appends to a run's events.
+    """Appends to a run's events. A line that cannot be written is lost, and training goes on.
 
     Args:
         path: None writes nothing: a rank other than 0.
@@ -45,18 +48,28 @@ class EventFile:
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
+        self._warned = False
 
     def add(self, kind: str, **values: Any) -> Event:
         """Write an event that happens now; returns its line."""
         event = {"kind": kind, "time": round(time.time(), 3), **values}
-        if self._path is not None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._path.open("a+b") as file:
-                # A half line left by a killed worker must not swallow this one.
-                if file.tell() and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n":
-                    file.write(b"\n")
-                file.write(json.dumps(event).encode() + b"\n")
+        try:
+            self._append(json.dumps(event).encode() + b"\n")
+        except OSError as error:
+            if not self._warned:
+                self._warned = True
+                logger.warning("%s: the account of the run has gaps: %s", self._path, error)
         return event
+
+    def _append(self, line: bytes) -> None:
+        if self._path is None:
+            return
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._path.open("a+b") as file:
+            # A half line left by a killed worker must not swallow this one.
+            if file.tell() and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n":
+                file.write(b"\n")
+            file.write(line)
 
 
 def read_events(path: Path) -> list[Event]:

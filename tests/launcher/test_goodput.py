@@ -163,6 +163,16 @@ def test_what_a_damaged_file_still_tells(tmp_path: Path):
     assert read_events(tmp_path / "none") == []
 
 
+def test_a_storage_that_takes_nothing_stops_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    (tmp_path / "events.jsonl").mkdir()
+    file = EventFile(tmp_path / "events.jsonl")
+    assert [file.add("launch")["kind"] for _ in range(3)] == ["launch"] * 3
+    assert len(caplog.records) == 1
+    assert "the account of the run has gaps" in caplog.text
+
+
 def file_path(root: Path) -> Path:
     return RunFolder(root).events
 
