@@ -15,6 +15,7 @@ from typing import Any
 from launcher.config import RunConfig
 from launcher.departure import DepartedError, Departure
 from launcher.errors import PreflightError, RunStoppedError
+from launcher.events import EventFile
 from launcher.noise import quiet_environment
 from launcher.progress import Progress
 from launcher.run_folder import RunFolder, read_json
@@ -47,12 +48,15 @@ def run_on_cluster(config: RunConfig) -> None:
     quiet_environment()
     folder = RunFolder(config.folder)
     folder.stopped.unlink(missing_ok=True)
-    with (
-        ray_cluster(config),
-        Departure(folder, config.safety.grace_s) as departure,
-        Progress(folder.metrics, config.optim.steps, config.run.name),
-    ):
-        left = _fit_until_done(config, folder, departure)
+    try:
+        with (
+            ray_cluster(config),
+            Departure(folder, config.safety.grace_s) as departure,
+            Progress(folder.metrics, config.optim.steps, config.run.name),
+        ):
+            left = _fit_until_done(config, folder, departure)
+    finally:
+        EventFile(folder.events).add("over")
     stopped = read_json(folder.stopped)
     if stopped is not None:
         raise RunStoppedError(stopped["lines"])

@@ -3,7 +3,8 @@
 ``metrics.jsonl`` tells of the steps that the run is made of; this file tells of all time that it
 took, of attempts that were lost, too. The lines of a run, in the order in which they come:
 
-- ``launch``: the command was started (written by the driver; the others by rank 0);
+- ``launch``, ``over``: the command was started, and ended (written by the driver, the others by
+  rank 0);
 - ``start``: an attempt began to build; ``ready``: it continues from ``step``;
 - ``steps``: updates ``first`` to ``last`` were made or left out, ``count`` of them since the
   attempt's event before: seconds of them that were waited for data (``wait_s``), computed
@@ -11,7 +12,7 @@ took, of attempts that were lost, too. The lines of a run, in the order in which
 - ``saved``, ``val``: training stood still for ``seconds``; ``roll_back``: it went back to ``step``;
 - ``left``, ``end``: the attempt is over; ``how``: complete, stopped (by a rule) or failed.
 
-Each has ``time`` (seconds since 1970) and, but for ``launch``, the number of its ``attempt``.
+Each has ``time`` (seconds since 1970) and, but for the driver's, the number of its ``attempt``.
 """
 
 from __future__ import annotations

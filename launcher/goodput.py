@@ -109,7 +109,7 @@ class Accountant:
             self._spend("other", passed)
         else:
             handler(event, passed)
-        if self._attempts and event["kind"] != "launch":
+        if self._attempts and event["kind"] not in ("launch", "over"):
             attempt = self._attempts[-1]
             attempt.ended = self._last
             if isinstance(event.get("step"), int) and event["kind"] != "start":

@@ -79,21 +79,27 @@ def _state(
     goodput: Goodput,
     now: float,
 ) -> dict[str, Any]:
-    """``name``: complete, stopped, left, failed, running, or silent where nobody can tell."""
+    """``name``: complete, stopped, left, failed, running, restarting (an attempt is over, the
+    command is not), or silent where nobody can tell."""
     times = [event["time"] for event in events[-1:]]
     times += [row["time"] for row in rows[-1:] if isinstance(row.get("time"), (int, float))]
     silent_s = max(0.0, now - max(times)) if times else None
     stopped, attempt = read_json(folder.stopped), (goodput.attempts or [None])[-1]
-    over = events[-1]["kind"] in ("left", "end") if events else False
+    last = events[-1]["kind"] if events else None
     limit = max(_SILENT_S, float(_get(config, "safety", "hang_timeout_s") or 0.0))
+    old = silent_s is None or silent_s > limit
     why: str | None = None
     if folder.is_complete:
         name = "complete"
     elif stopped is not None:
         name, why = "stopped", " ".join(str(line) for line in stopped.get("lines", []))
-    elif over and attempt is not None and attempt.how:
-        name, why = attempt.how, attempt.reason
-    elif silent_s is None or silent_s > limit:
+    elif last in ("left", "end") and attempt is not None:
+        name, why = (str(attempt.how) if old else "restarting"), attempt.reason
+    elif last == "over":
+        ended = attempt is not None and attempt.how is not None
+        name = str(attempt.how) if attempt is not None and ended else "failed"
+        why = attempt.reason if attempt is not None and ended else "its workers had no last word"
+    elif old:
         name, why = "silent", "its last record is old: it was killed, or hangs"
     else:
         name = "running"

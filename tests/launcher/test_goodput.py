@@ -106,11 +106,13 @@ def test_time_without_a_command_is_none_of_the_restart():
     run.steps(1, 2, step_s=2)
     run.saved(2, 1)
     run.add("left", 0, step=2, reason="the command was asked to stop")
+    run.add("over", 4)  # Ray's own end
     run.add("launch", 3600)
     run.start(2, wait=10, build=5)
     found = account(run.events)
     assert parts(found)["down"] == 3600
     assert parts(found)["restart"] == 15
+    assert parts(found)["other"] == 4
     assert found.attempts[0].how == "left"
 
 
@@ -216,7 +218,9 @@ def histories(draw: st.DrawFn) -> list[Event]:
         step = draw(st.sampled_from(saved))
         saved = [each for each in saved if each <= step]
         run.start(step, draw(SECONDS), draw(SECONDS))
-        for kind in draw(st.lists(st.sampled_from(["steps", "saved", "val", "back", "odd"]))):
+        for kind in draw(
+            st.lists(st.sampled_from(["steps", "saved", "val", "back", "odd", "over"]))
+        ):
             if kind == "steps":
                 count = draw(st.integers(1, 5))
                 skipped = draw(st.integers(0, count))
@@ -234,7 +238,7 @@ def histories(draw: st.DrawFn) -> list[Event]:
                 step = saved[-1]
                 run.add("roll_back", draw(SECONDS), step=step)
             else:
-                run.add("of a later release", draw(SECONDS))
+                run.add("over" if kind == "over" else "of a later release", draw(SECONDS))
         if draw(st.booleans()):
             run.add("left", draw(SECONDS), step=step, reason="asked")
     return run.events

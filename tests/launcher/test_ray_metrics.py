@@ -6,6 +6,7 @@ import re
 import time
 import urllib.request
 from collections.abc import Iterator
+from http.client import HTTPException
 from pathlib import Path
 
 import psutil
@@ -48,17 +49,19 @@ def commands() -> Iterator[list[Command]]:
 
 
 def scraped(command: Command) -> str:
-    """The first page of metrics of the command's processes that tells of a validation, too."""
+    """What the exporter of the command's cluster says, once it tells of a validation, too."""
     for process in command.family():
         try:
+            if "DashboardAgent" not in " ".join(process.cmdline()):
+                continue
             ports = [c.laddr.port for c in process.net_connections("tcp") if c.status == "LISTEN"]
         except psutil.Error:
             continue
-        for port in ports:
+        for port in ports:  # one of them
             try:
                 with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=2) as page:
                     text = page.read().decode()
-            except (OSError, ValueError):
+            except (OSError, ValueError, HTTPException):
                 continue
             if "ray_gcg_val_accuracy{" in text:
                 return text

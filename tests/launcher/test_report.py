@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from launcher import plots
 from launcher.cli import main
 from launcher.config import dump
+from launcher.events import EventFile
 from launcher.ledger import Ledger
 from launcher.run_figures import run_figures
 from launcher.run_folder import RunFolder, write_json, write_text
@@ -86,9 +87,18 @@ def test_a_run_that_was_stopped_and_one_that_left(folder: RunFolder):
     last = make_steps(folder, 3)
     ledger = Ledger(folder, 1)
     ledger.record("left", step=3, reason="a worker received SIGTERM")
-    found, page = page_of(folder, last + 1e6)
+    assert run_figures(folder.root, last + 1)["state"]["name"] == "restarting"
+    EventFile(folder.events).add("over")
+    found, page = page_of(folder, last + 1)
     assert found["state"]["name"] == "left"
     assert "a worker received SIGTERM" in page.text
+    EventFile(folder.events).add("launch")
+    assert run_figures(folder.root, last + 1)["state"]["name"] == "running"
+    EventFile(folder.events).add("start", attempt=2, world_size=2)
+    EventFile(folder.events).add("over")  # killed while it was being built
+    found, page = page_of(folder, last + 1)
+    assert found["state"]["name"] == "failed"
+    assert "its workers had no last word" in page.text
     write_json(folder.stopped, {"lines": ["step 3: the loss is not a finite number"]})
     found, page = page_of(folder, last + 1e6)
     assert found["state"]["name"] == "stopped"
