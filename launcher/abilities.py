@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from launcher.arithmetic import cpu_computes_bf16, cpu_computes_fp16
 from launcher.config import RunConfig
 from launcher.model_check import model_problems
+from launcher.sinks import missing_sinks
 
 
 def missing_abilities(config: RunConfig) -> Iterator[str]:
@@ -39,6 +40,7 @@ def missing_abilities(config: RunConfig) -> Iterator[str]:
             "data.decoder = dali: needs the package nvidia-dali; pip install 'gcg-train[dali]', or "
             "use host"
         )
+    yield from missing_sinks(config)
     yield from model_problems(config.model)
 
 

@@ -12,7 +12,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from launcher import checkpoint_commands, commands, data_commands, feature_commands
+from launcher import (
+    checkpoint_commands,
+    commands,
+    data_commands,
+    feature_commands,
+    report_command,
+)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -53,6 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
     stage.set_defaults(run=commands.train)
 
     checkpoint_commands.add_to(stages)
+    report_command.add_to(stages)
 
     stage = stages.add_parser("eval", help="score trained runs side by side")
     stage.add_argument("runs", type=Path, nargs="+", metavar="RUN")

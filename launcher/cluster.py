@@ -16,6 +16,7 @@ from launcher.checkpoints.fence import current_attempt
 from launcher.config import RunConfig
 from launcher.departure import DepartedError, Departure
 from launcher.errors import PreflightError, RunStoppedError
+from launcher.events import EventFile
 from launcher.noise import quiet_environment
 from launcher.progress import Progress
 from launcher.run_folder import RunFolder, read_json
@@ -48,12 +49,15 @@ def run_on_cluster(config: RunConfig) -> None:
     quiet_environment()
     folder = RunFolder(config.folder)
     folder.stopped.unlink(missing_ok=True)
-    with (
-        ray_cluster(config),
-        Departure(folder, config.safety.grace_s) as departure,
-        Progress(folder.metrics, config.optim.steps, config.run.name),
-    ):
-        left = _fit_until_done(config, folder, departure)
+    try:
+        with (
+            ray_cluster(config),
+            Departure(folder, config.safety.grace_s) as departure,
+            Progress(folder.metrics, config.optim.steps, config.run.name),
+        ):
+            left = _fit_until_done(config, folder, departure)
+    finally:
+        EventFile(folder.events).add("over")
     if departure.number is not None and not folder.is_complete:
         raise DepartedError(departure.number, left)
     check_outcome(folder)
@@ -183,6 +187,8 @@ def ray_cluster(config: RunConfig) -> Iterator[None]:
             object_store_memory=_OBJECT_STORE_BYTES,
             **options,
         )
+        if config.log.prometheus:
+            _say_where_metrics_are()
     logging.getLogger("ray").setLevel(logging.ERROR)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own prints a stack trace and aborts
@@ -201,6 +207,13 @@ def _own_cluster_environment() -> None:
         # mode when it is imported: set later, the two would not fit each other.
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+
+def _say_where_metrics_are() -> None:
+    import ray
+
+    port = ray.nodes()[0].get("MetricsExportPort")
+    logger.info("Prometheus metrics: http://127.0.0.1:%s/metrics", port)
 
 
 def _cannot_join(config: RunConfig, address: str) -> str:

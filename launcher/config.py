@@ -17,6 +17,7 @@ from gcg.section import Section
 from launcher.config_data import DataSection, LocalPath, Name, RayAddress
 from launcher.config_errors import explain
 from launcher.config_file import read_tree
+from launcher.config_log import LogSection
 from launcher.config_safety import CheckpointSection, SafetySection
 from launcher.errors import ConfigError
 
@@ -86,11 +87,6 @@ class ScaleSection(Section):
 class EvalSection(Section):
     every: int = Field(default=0, ge=0, description="steps; 0: only at the end")
     max_videos: int | None = Field(default=None, ge=1)
-
-
-class LogSection(Section):
-    every: int = Field(default=10, ge=1, description="steps")
-    tensorboard: bool = True
 
 
 class RunConfig(Section):

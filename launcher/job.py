@@ -22,11 +22,16 @@ from launcher.data import build_loader
 from launcher.engine import Engine, build_engine
 from launcher.guard import Guard
 from launcher.leaving import LeaveRequests
+from launcher.ledger import Ledger
+from launcher.meter import Meter
+from launcher.peak import Peak, find_peak
 from launcher.rng import seed_everything
 from launcher.run_folder import RunFolder
 from launcher.runlog import RunLog
 from launcher.sharded import build_for_engine
+from launcher.sinks import open_sinks
 from launcher.step import TrainStep
+from launcher.step_cost import StepCost
 from launcher.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
@@ -50,6 +55,10 @@ class Job:
     report: Report
     requests: LeaveRequests
     watchdog: Watchdog
+    ledger: Ledger
+    meter: Meter
+    cost: StepCost
+    peak: Peak
     log: RunLog | None = None
     began: float = field(default_factory=time.monotonic)
 
@@ -57,6 +66,7 @@ class Job:
         """End threads, close files."""
         self.keeper.close()
         self.watchdog.close()
+        self.ledger.flush()
         self.requests.close()
         self.loader.close()
         self.source.close()
@@ -79,6 +89,8 @@ def build_job(
     rank, world_size = dist.get_rank(), dist.get_world_size()
     folder = RunFolder(config.folder)
     attempt = _take_over(folder)
+    ledger = Ledger(folder if rank == 0 else None, attempt)
+    ledger.record("start", world_size=world_size)
     watchdog = Watchdog(config.safety.hang_timeout_s, folder.hang(rank, attempt))
     torch.set_num_threads(config.scale.threads_per_worker)
     seed_everything(config.run.seed)
@@ -92,9 +104,11 @@ def build_job(
     )
     guard = Guard(config.safety)
     step = TrainStep(engine, config, guard)
+    peak = find_peak(config, engine.device)
     return Job(
         config, folder, attempt, source, loader, engine, guard, step, keeper, report,
         LeaveRequests(folder.leave if rank == 0 else None, preempted), watchdog,
+        ledger, Meter(engine.device, peak), StepCost(config), peak,
     )  # fmt: skip
 
 
@@ -111,12 +125,26 @@ def restore(job: Job) -> int:
         together(lambda: job.loader.load_state_dict(position.loader))
         if position.guard:
             job.guard.load_state_dict(position.guard)
+    job.ledger.record("ready", step=step)
     if dist.get_rank() == 0:
-        job.log = RunLog(job.folder, step, tensorboard=job.config.log.tensorboard)
-        facts = {"attempt": job.attempt, "world_size": dist.get_world_size()}
-        job.log.write("start", step, {**facts, "passed_over": job.keeper.passed_over})
+        job.log = RunLog(job.folder, step, open_sinks(job.config, job.folder, step))
+        job.log.write("start", step, _beginning(job))
     logger.info("attempt %d begins at step %d", job.attempt, step)
     return step
+
+
+def _beginning(job: Job) -> dict[str, Any]:
+    """What an attempt's figures are relative to: its workers, and the peak that MFU is a share of,
+    10^12 FLOPs a second; where there is none, why."""
+    peak = job.peak
+    return {
+        "attempt": job.attempt,
+        "world_size": dist.get_world_size(),
+        "passed_over": job.keeper.passed_over,
+        "peak_tflops": peak.tflops,
+        "peak_source": peak.source,
+        "mfu_unknown": job.cost.why_not or (peak.source if peak.tflops is None else None),
+    }
 
 
 def _take_over(folder: RunFolder) -> int:

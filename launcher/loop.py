@@ -32,23 +32,27 @@ def train(job: Job, done: int) -> None:
         LeaveRun: on every rank, after a checkpoint, if any of them was asked to leave.
     """
     config = job.config
-    meter = _Meter()
+    meter = job.meter
     save_due = leaving = False
     while done < config.optim.steps:
+        asked = time.monotonic()
         turn = next_batch(job)
         batch = turn.batch
+        began = time.monotonic()
         result = job.step(batch.micro, done, turn.num_pairs)
+        wait_s, step_s = began - asked, time.monotonic() - began
         done += 1
         job.watchdog.beat()
+        job.ledger.step(done, wait_s, step_s, made=result.made)
         log_saved(job, done)
         if settle(job, batch, result, done):
             done = roll_back(job, done)
             meter.restart()
             continue
-        meter.add(result, job.loader.last_wait_s)
+        meter.add(result, wait_s, step_s, job.cost(batch.micro))
         last = done == config.optim.steps
-        if job.log is not None and (last or done % config.log.every == 0):
-            job.log.write("train", done, {**meter.figures(), "epoch": batch.epoch, **turn.faults})
+        if last or done % config.log.every == 0:
+            note(job, done, turn)
         validate_now = config.data.val is not None and (
             last or (config.eval.every and done % config.eval.every == 0)
         )
@@ -59,7 +63,6 @@ def train(job: Job, done: int) -> None:
             metric = validate(job, done) if validate_now else None
             save(job, done, metric)
             save_due = False
-            meter.restart()
             if leaving and not last:
                 leave(job, done)
     settle_saved(job, done)
@@ -69,8 +72,8 @@ class Turn(NamedTuple):
     """This rank's part of the next global batch, and what all ranks know of it.
 
     ``num_pairs`` are the global batch's. ``faults`` so far are ``bad``, visits whose clip could not
-    be used, and ``timeouts``, the clips among them that were given up because decoding took too
-    long. ``leave``: a rank was asked to leave, so all do after this step.
+    be used, of all ``seen``, and ``timeouts``, the clips among them that were given up because
+    decoding took too long. ``leave``: a rank was asked to leave, so all do after this step.
     """
 
     batch: StepBatch
@@ -95,6 +98,7 @@ def next_batch(job: Job) -> Turn:
             batch.num_pairs if batch is not None else 0,
             counters["bad"],
             counters["timeouts"],
+            counters["seen"],
             int(requests.reason() is not None),
             int(requests.due() and dist.get_rank() == 0),
             int(fault is not None),
@@ -102,7 +106,7 @@ def next_batch(job: Job) -> Turn:
         device=job.engine.device,
     )
     dist.all_reduce(counts)
-    num_pairs, num_bad, num_timeouts, leave, ask, num_faults = counts.tolist()
+    num_pairs, num_bad, num_timeouts, num_seen, leave, ask, num_faults = counts.tolist()
     if num_faults:
         faults: list[list[str] | None] = [None] * dist.get_world_size()
         dist.all_gather_object(faults, fault)
@@ -110,7 +114,20 @@ def next_batch(job: Job) -> Turn:
     assert batch is not None
     if ask:
         leave += requests.preemption() is not None
-    return Turn(batch, num_pairs, {"bad": num_bad, "timeouts": num_timeouts}, bool(leave))
+    faulty = {"bad": num_bad, "timeouts": num_timeouts, "seen": num_seen}
+    return Turn(batch, num_pairs, faulty, bool(leave))
+
+
+def note(job: Job, done: int, turn: Turn) -> None:
+    """Log the steps since the last logged one. Every rank calls it."""
+    figures = job.meter.figures(turn.faults)
+    if job.log is not None:
+        faults = {name: turn.faults[name] for name in ("bad", "timeouts")}
+        goodput = round(job.ledger.goodput() or 0.0, 5)
+        job.log.write(
+            "train", done,
+            {**figures, "epoch": turn.batch.epoch, **faults, "goodput": goodput},
+        )  # fmt: skip
 
 
 def leave(job: Job, done: int) -> NoReturn:
@@ -121,6 +138,7 @@ def leave(job: Job, done: int) -> NoReturn:
     reason = next(filter(None, reasons), "asked to leave")
     if job.log is not None:
         job.log.write("left", done, {"reason": reason})
+    job.ledger.record("left", step=done, reason=reason)
     raise LeaveRun(done, reason)
 
 
@@ -167,6 +185,7 @@ def roll_back(job: Job, done: int) -> int:
     position = job.keeper.roll_back()
     if position is None:
         return done
+    job.ledger.record("roll_back", step=position.step)
     if job.log is not None:
         job.log.rewind(position.step)
         job.log.write("roll_back", position.step, {"from": done})
@@ -182,11 +201,12 @@ def validate(job: Job, done: int) -> tuple[str, float] | None:
     config = job.config
     rank, world_size = dist.get_rank(), dist.get_world_size()
     began = time.monotonic()
-    rows = evaluate_split(
-        job.engine.module, config, "val", rank, world_size, config.eval.max_videos
-    )
-    figures: dict[str, Any] = summarise(gather_rows(rows, world_size))
-    job.engine.train()
+    with job.ledger.pause("val", done):
+        rows = evaluate_split(
+            job.engine.module, config, "val", rank, world_size, config.eval.max_videos
+        )
+        figures: dict[str, Any] = summarise(gather_rows(rows, world_size))
+        job.engine.train()
     job.watchdog.beat()
     if job.log is not None:
         seconds = round(time.monotonic() - began, 2)
@@ -197,10 +217,12 @@ def validate(job: Job, done: int) -> tuple[str, float] | None:
 
 def save(job: Job, done: int, metric: tuple[str, float] | None) -> None:
     """Begin a checkpoint and tell Ray about it."""
-    job.keeper.save(Position(done, job.loader.state_dict(), job.guard.state_dict()), metric)
-    log_saved(job, done)
-    job.watchdog.beat()
-    job.report({"step": done} if metric is None else {"step": done, metric[0]: metric[1]})
+    position = Position(done, job.loader.state_dict(), job.guard.state_dict())
+    with job.ledger.pause("saved", done):
+        job.keeper.save(position, metric)
+        log_saved(job, done)
+        job.watchdog.beat()
+        job.report({"step": done} if metric is None else {"step": done, metric[0]: metric[1]})
 
 
 def log_saved(job: Job, done: int) -> None:
@@ -216,44 +238,6 @@ def log_saved(job: Job, done: int) -> None:
 
 def settle_saved(job: Job, done: int) -> None:
     """Wait until the last checkpoint is one. Every rank calls it."""
-    job.keeper.wait()
+    with job.ledger.pause("saved", done):
+        job.keeper.wait()
     log_saved(job, done)
-
-
-class _Meter:
-    """Means since the last logged step."""
-
-    def __init__(self) -> None:
-        self.restart()
-
-    def restart(self) -> None:
-        """Begin anew, so that validation and saving do not count as training time."""
-        self._began = time.monotonic()
-        self._steps = self._pairs = 0
-        self._wait = 0.0
-
-    def add(self, result: StepResult, wait_s: float) -> None:
-        self._last = result
-        self._steps += 1
-        self._pairs += result.num_pairs
-        self._wait += wait_s
-
-    def figures(self) -> dict[str, float]:
-        """Of the last step its losses, and the pace since the last call."""
-        seconds = max(time.monotonic() - self._began, 1e-9)
-        last = self._last
-        figures = {
-            "loss": last.loss,
-            "loss_vqa": last.loss_vqa,
-            "loss_reg": last.loss_reg,
-            "loss_con": last.loss_con,
-            "lr": last.lr,
-            "grad_norm": last.grad_norm,
-            "pairs_per_s": round(self._pairs / seconds, 3),
-            "data_wait_s": round(self._wait / self._steps, 4),
-            "step_s": round(seconds / self._steps, 4),
-        }
-        if last.loss_scale is not None:  # fp16
-            figures |= {"loss_scale": last.loss_scale, "skipped_steps": last.skipped_steps}
-        self.restart()
-        return figures

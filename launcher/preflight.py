@@ -32,6 +32,7 @@ from launcher.data import (
     storage_options,
 )
 from launcher.errors import CheckpointError, ConfigError, PreflightError
+from launcher.events import EventFile
 from launcher.feature_check import frame_problems
 from launcher.model_check import from_setting
 from launcher.run_folder import RunFolder, read_json, write_json, write_text
@@ -68,6 +69,7 @@ def claim(config: RunConfig) -> None:
         write_json(folder.identity, {**identity, "versions": versions()})
     except OSError as error:
         raise PreflightError(_unwritable(config.folder, error)) from None
+    EventFile(folder.events).add("launch")
 
 
 def _data(config: RunConfig) -> Iterator[str]:

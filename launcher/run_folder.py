@@ -7,11 +7,13 @@
         run.json           fingerprints of the run file and the data
         attempts/          which attempt owns the folder, and what each went on from
         metrics.jsonl      one line a logged step, validation or event
+        events.jsonl       what happened when, in all attempts; never shortened
         bad_steps.jsonl    updates that were left out, with the questions to blame
         checkpoints/       step-00000100.attempt-1/, …
         best.json          the checkpoint with the best validation metric
         final/             trained weights as safetensors, once the run is complete
-        tensorboard/  logs/  quarantine/
+        tracking.json      identities of the run in MLflow and W&B
+        tensorboard/  mlflow/  wandb/  logs/  quarantine/
 """
 
 from __future__ import annotations
@@ -44,6 +46,14 @@ class RunFolder:
     @property
     def metrics(self) -> Path:
         return self.root / "metrics.jsonl"
+
+    @property
+    def events(self) -> Path:
+        return self.root / "events.jsonl"
+
+    @property
+    def tracking(self) -> Path:
+        return self.root / "tracking.json"
 
     @property
     def bad_steps(self) -> Path:

@@ -1,4 +1,4 @@
-"""What a run says about itself: ``metrics.jsonl`` and TensorBoard scalars. Written by rank 0.
+"""What a run says about itself: ``metrics.jsonl``, and the sinks beside it. Written by rank 0.
 
 A line of ``metrics.jsonl`` is one JSON object with ``kind``: ``train`` (a logged step), ``val``
 (a validation), ``saved`` (a checkpoint), ``start`` (an attempt began, at which step, and which
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.run_folder import RunFolder, write_text
+from launcher.sinks import Sink
 
 
 class RunLog:
@@ -26,12 +27,12 @@ class RunLog:
     Args:
         folder: the run's folder.
         step: the step the run continues from; lines past it are dropped.
-        tensorboard: also write event files.
+        sinks: where its numbers go, too; closed with it.
     """
 
-    def __init__(self, folder: RunFolder, step: int, *, tensorboard: bool) -> None:
+    def __init__(self, folder: RunFolder, step: int, sinks: Sequence[Sink] = ()) -> None:
         self._folder = folder
-        self._tensorboard = tensorboard
+        self._sinks = sinks
         self._open(step)
 
     def _open(self, step: int) -> None:
@@ -39,28 +40,22 @@ class RunLog:
         drop_after(metrics, step)
         metrics.parent.mkdir(parents=True, exist_ok=True)
         self._file = metrics.open("a", encoding="utf-8")
-        self._board: Any = None
-        if self._tensorboard:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._board = SummaryWriter(
-                str(self._folder.root / "tensorboard"), purge_step=step + 1, max_queue=100
-            )
 
     def rewind(self, step: int) -> None:
         """Drop the lines past a step to which training has returned."""
-        self.close()
+        self._file.close()
         self._open(step)
+        for sink in self._sinks:
+            sink.rewind(step)
 
     def write(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
-        """Add a line; its numbers (not lists or texts) also go to TensorBoard as ``kind/name``."""
+        """Add a line; its finite numbers (not lists or texts) also go to the sinks."""
         row = {"kind": kind, "step": step, "time": round(time.time(), 3), **values}
         self._file.write(json.dumps(_plain(row), allow_nan=False) + "\n")
         self._file.flush()
-        if self._board is not None and kind in ("train", "val"):
-            for name, value in values.items():
-                if isinstance(value, (int, float)) and not isinstance(value, bool):
-                    self._board.add_scalar(f"{kind}/{name}", value, step)
+        numbers = {name: float(value) for name, value in values.items() if _is_number(value)}
+        for sink in self._sinks:
+            sink.write(kind, step, numbers)
 
     def bad_step(
         self,
@@ -82,8 +77,8 @@ class RunLog:
 
     def close(self) -> None:
         self._file.close()
-        if self._board is not None:
-            self._board.close()
+        for sink in self._sinks:
+            sink.close()
 
 
 def add_event(path: Path, kind: str, step: int, text: str) -> None:
@@ -116,6 +111,10 @@ def drop_after(path: Path, step: int) -> None:
     if path.exists():
         kept = [row for row in read_metrics(path) if row["step"] <= step]
         write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _plain(value: Any) -> Any:

@@ -57,6 +57,11 @@ class StepResult:
     bad: Cause | None = None
     bad_pairs: tuple[tuple[int, int], ...] = ()
 
+    @property
+    def made(self) -> bool:
+        """Whether the weights have changed: no, if the update was left out for any reason."""
+        return self.bad is None and math.isfinite(self.grad_norm)
+
 
 class TrainStep:
     """Runs optimizer steps on an engine.

@@ -22,6 +22,8 @@ from launcher.weights import write_final
 
 logger = logging.getLogger(__name__)
 
+_REASON = 500  # characters of it that are kept
+
 
 def ray_worker(settings: dict[str, Any]) -> None:
     """What Ray Train runs in every worker; ``settings["config"]`` is the run file's tree."""
@@ -71,6 +73,16 @@ def _build_restore_train(
     try:
         train(job, restore(job))
         finish(job)
+        job.ledger.record("end", how="complete")
+    except UserError as error:
+        job.ledger.record("end", how="stopped", reason=error.lines[0][:_REASON])
+        raise
+    except Exception as error:
+        if not isinstance(error, LeaveRun):  # noted already
+            job.ledger.record(
+                "end", how="failed", reason=f"{type(error).__name__}: {error}"[:_REASON]
+            )
+        raise
     finally:
         job.close()
 

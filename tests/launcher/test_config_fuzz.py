@@ -68,6 +68,13 @@ def near(value: Any) -> st.SearchStrategy[Any]:
     return st.sampled_from([odd for odd in ODD if isinstance(odd, (str, int)) or odd is None])
 
 
+def text(value: Any) -> str:
+    try:
+        return str(value)
+    except ValueError:  # Python writes no integer of 5,000 digits
+        return "9" * 5000
+
+
 @st.composite
 def mutations(draw: st.DrawFn, tree: dict[str, Any]) -> dict[str, Any]:
     """``tree`` with one to three of its places spoilt."""
@@ -85,7 +92,7 @@ def mutations(draw: st.DrawFn, tree: dict[str, Any]) -> dict[str, Any]:
         elif kind == "delete":
             del node[key]
         elif kind == "wrap":
-            node[key] = draw(st.sampled_from([[node[key]], {"value": node[key]}, str(node[key])]))
+            node[key] = draw(st.sampled_from([[node[key]], {"value": node[key]}, text(node[key])]))
         elif isinstance(node, dict):
             node[draw(names)] = draw(junk)
     return tree

@@ -75,6 +75,9 @@ def test_fp32_gives_the_losses_of_the_cpu(packed: Path, tmp_path: Path, zero: in
     for ours, theirs in zip(on_gpu, on_cpu, strict=True):
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=2e-3)
         assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=2e-2)
+        assert 0 < ours["cuda_peak_gb"] < 100
+        assert ours["mfu"] is None or 0 < ours["mfu"] < 1  # None: a card that is not listed
+        assert "cuda_peak_gb" not in theirs
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from launcher.event_files import EventFiles
 from launcher.progress import Progress
 from launcher.run_folder import RunFolder
 from launcher.runlog import RunLog, read_metrics
@@ -29,13 +30,13 @@ def folder(tmp_path: Path) -> RunFolder:
 
 
 def test_a_resumed_run_has_each_step_once(folder: RunFolder):
-    log = RunLog(folder, 0, tensorboard=False)
+    log = RunLog(folder, 0)
     for step in (1, 2, 3):
         log.write("train", step, STEP)
     log.close()
     with folder.metrics.open("a") as file:
         file.write('{"kind": "train", "st')  # killed while writing
-    log = RunLog(folder, 2, tensorboard=False)
+    log = RunLog(folder, 2)
     for step in (3, 4):
         log.write("train", step, STEP)
     log.close()
@@ -43,7 +44,7 @@ def test_a_resumed_run_has_each_step_once(folder: RunFolder):
 
 
 def test_lines_are_json_even_where_a_figure_does_not_exist(folder: RunFolder):
-    log = RunLog(folder, 0, tensorboard=False)
+    log = RunLog(folder, 0)
     log.write("val", 1, {"overlap": float("nan"), "by": {"x": [float("inf"), 1.0]}})
     log.close()
     row = json.loads(folder.metrics.read_text())
@@ -55,7 +56,7 @@ def test_lines_are_json_even_where_a_figure_does_not_exist(folder: RunFolder):
 def test_numbers_go_to_tensorboard(folder: RunFolder):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    log = RunLog(folder, 0, tensorboard=True)
+    log = RunLog(folder, 0, [EventFiles(folder, 0)])
     log.write("train", 1, STEP)
     log.write("val", 1, {"accuracy": 0.5, "by_type": {}})
     log.close()
@@ -64,13 +65,13 @@ def test_numbers_go_to_tensorboard(folder: RunFolder):
 
 
 def test_progress_follows_through_a_restart(folder: RunFolder):
-    old = RunLog(folder, 0, tensorboard=False)
+    old = RunLog(folder, 0)
     old.write("train", 1, STEP)
     old.close()
     out = io.StringIO()
     with Progress(folder.metrics, 4, "demo", out):
         for attempt, begin in ((1, 1), (2, 2)):
-            log = RunLog(folder, begin, tensorboard=False)
+            log = RunLog(folder, begin)
             log.write("start", begin, {"attempt": attempt})
             for step in range(begin + 1, 5):
                 log.write("train", step, STEP)
@@ -93,7 +94,7 @@ class Terminal(io.StringIO):
 def test_progress_is_a_bar_in_a_terminal(folder: RunFolder):
     out = Terminal()
     with Progress(folder.metrics, 4, "demo", out):
-        log = RunLog(folder, 0, tensorboard=False)
+        log = RunLog(folder, 0)
         log.write("start", 0, {"attempt": 1})
         for step in range(1, 5):
             log.write("train", step, STEP)
