@@ -29,7 +29,7 @@ def observed_config(packed: Path, storage: Path, **log: Any) -> RunConfig:
             storage,
             run={"name": "observed"},
             optim={"steps": STEPS, "warmup_steps": 1},
-            checkpoint={"every": 2, "keep": 3},
+            checkpoint={"every": 2, "keep": 3, "in_background": False},
             log={"every": 2, **log},
         )
     )
