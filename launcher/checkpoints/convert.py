@@ -12,18 +12,24 @@ that every rank would read; ``state.pt`` takes its place.
 
 from __future__ import annotations
 
+import ctypes
+import os
 import shutil
+import signal
 import sys
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
 STATE = "state.pt"
+_PR_SET_PDEATHSIG = 1
 STATES = ("fp32", "exp_avg", "exp_avg_sq")
 
 
 def main(argv: list[str]) -> None:
     source, out, processes = Path(argv[0]), Path(argv[1]), int(argv[2])
+    _end_with_parent()
+    os.register_at_fork(after_in_child=_end_with_parent)
     from launcher.engine import import_deepspeed
 
     import_deepspeed(use_gpu=False)
@@ -45,6 +51,12 @@ def main(argv: list[str]) -> None:
     (out.parent / "latest_universal").unlink(missing_ok=True)
     torch.save(_common_state(source), out / STATE)
     _drop_the_rest(out)
+
+
+def _end_with_parent() -> None:
+    """A process whose parent is killed would wait for it for ever (Linux: prctl(2))."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _common_state(source: Path) -> dict[str, Any]:

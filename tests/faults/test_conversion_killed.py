@@ -112,3 +112,18 @@ def test_a_killed_conversion_is_begun_afresh(tmp_path: Path, monkeypatch: pytest
     assert damage(made) == []
     assert len(caches(folder)) == 1
     assert scratch() == []  # what the killed ones left is gone, too
+    wait_until_gone(str(local))
+
+
+def wait_until_gone(place: str) -> None:
+    """The processes of a killed conversion end with it."""
+    left = [process for process in psutil.process_iter() if works_in(process, place)]
+    _, alive = psutil.wait_procs(left, timeout=PATIENCE_S)
+    assert alive == []
+
+
+def works_in(process: psutil.Process, place: str) -> bool:
+    try:
+        return any(place in part for part in process.cmdline())
+    except psutil.Error:
+        return False
