@@ -92,9 +92,10 @@ def build_job(
     )
     guard = Guard(config.safety)
     step = TrainStep(engine, config, guard)
+    wishes = (folder.leave, folder.grow) if rank == 0 else (None, None)
     return Job(
         config, folder, attempt, source, loader, engine, guard, step, keeper, report,
-        LeaveRequests(folder.leave if rank == 0 else None, preempted), watchdog,
+        LeaveRequests(*wishes, preempted), watchdog,
     )  # fmt: skip
 
 

@@ -60,7 +60,7 @@ def train(job: Job, done: int) -> None:
             save(job, done, metric)
             save_due = False
             meter.restart()
-            if leaving and not last:
+            if (leaving or turn.grow) and not last:
                 leave(job, done)
     settle_saved(job)
 
@@ -70,13 +70,15 @@ class Turn(NamedTuple):
 
     ``num_pairs`` are the global batch's. ``faults`` so far are ``bad``, visits whose clip could not
     be used, and ``timeouts``, the clips among them that were given up because decoding took too
-    long. ``leave``: a rank was asked to leave, so all do after this step.
+    long. ``leave``: a rank was asked to leave, so all do after this step. ``grow``: there is room
+    for more workers, so all leave if a checkpoint is made of this step.
     """
 
     batch: StepBatch
     num_pairs: int
     faults: dict[str, int]
     leave: bool
+    grow: bool
 
 
 def next_batch(job: Job) -> Turn:
@@ -100,13 +102,14 @@ def next_batch(job: Job) -> Turn:
             counters["bad"],
             counters["timeouts"],
             int(requests.reason() is not None),
+            int(requests.growth_reason() is not None),
             int(requests.due() and dist.get_rank() == 0),
             int(fault is not None),
         ],
         device=job.engine.device,
     )
     dist.all_reduce(counts)
-    num_pairs, num_bad, num_timeouts, leave, ask, num_faults = counts.tolist()
+    num_pairs, num_bad, num_timeouts, leave, grow, ask, num_faults = counts.tolist()
     if num_faults:
         faults: list[list[str] | None] = [None] * dist.get_world_size()
         dist.all_gather_object(faults, fault)
@@ -114,14 +117,17 @@ def next_batch(job: Job) -> Turn:
     assert batch is not None
     if ask:
         leave += requests.preemption() is not None
-    return Turn(batch, num_pairs, {"bad": num_bad, "timeouts": num_timeouts}, bool(leave))
+    found = {"bad": num_bad, "timeouts": num_timeouts}
+    return Turn(batch, num_pairs, found, bool(leave), bool(grow))
 
 
 def leave(job: Job, done: int) -> NoReturn:
     """End training on all ranks, saying why."""
     settle_saved(job)
     reasons: list[str | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(reasons, job.requests.reason() or job.requests.preempted_because)
+    asked = job.requests
+    own = asked.reason() or asked.preempted_because or asked.growth_reason()
+    dist.all_gather_object(reasons, own)
     reason = next(filter(None, reasons), "asked to leave")
     if job.log is not None:
         job.log.write("left", done, {"reason": reason})
