@@ -79,12 +79,14 @@ class LeaveRequests:
 
     def _watch(self) -> None:
         assert self._wish is not None
-        while not self._ended.wait(_POLL_S):
+        while True:
             if self._wish.exists():
                 self._wished.set()
                 return
             if self._growth is not None:
                 self._growth_reason = _read(self._growth)
+            if self._ended.wait(_POLL_S):
+                return
 
     def reason(self) -> str | None:
         """Why this worker is asked to leave; None if it is not."""

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -32,9 +32,7 @@ class Nodes:
         self.address = f"127.0.0.1:{free_port()}"
         self._nodes: list[subprocess.Popen[bytes]] = []
         port = self.address.split(":")[1]
-        self._start(
-            "--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={folder}"
-        )
+        self._start("--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={folder}")
 
     def add(self) -> str:
         """Start one more node; returns Ray's id of it once it is alive."""
@@ -71,6 +69,17 @@ class Nodes:
     def raylet(self, number: int) -> psutil.Process:
         """The raylet of the node that was started as number so and so, from 0."""
         (found,) = self._processes(number, "raylet/raylet")
+        return found
+
+    def workers(self, number: int) -> list[psutil.Process]:
+        """The training workers on a node."""
+        found = []
+        for process in self.family(number):
+            try:
+                if any("RayTrainWorker" in word for word in process.cmdline()):
+                    found.append(process)
+            except psutil.NoSuchProcess:
+                continue
         return found
 
     def gcs(self) -> psutil.Process:
@@ -116,10 +125,8 @@ class Nodes:
 
 
 def kill(process: psutil.Process) -> None:
-    try:
+    with suppress(psutil.NoSuchProcess):
         process.kill()
-    except psutil.NoSuchProcess:
-        pass
 
 
 @contextmanager
@@ -136,11 +143,13 @@ def ray_nodes(environment: dict[str, str]) -> Iterator[Nodes]:
 
 
 def ray_environment() -> dict[str, str]:
-    """Of a cluster with a token of its own, and workers that are not made to wait for others."""
+    """Of a cluster with a token of its own, whose workers are not made to wait for others and hear
+    soon that a node is taken away."""
     return {
         **{k: v for k, v in os.environ.items() if not k.startswith("RAY_")},
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_worker_niceness": "0",
+        "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "0.5",
     }
