@@ -39,6 +39,7 @@ def wait_for_room(config: RunConfig, is_over: Callable[[], bool]) -> int | None:
     if not config.scale.is_elastic:
         return config.world_size
     seats, steady = _Seats(config, config.world_size), _Steady()
+    warned = False
     try:
         while not is_over():
             found = seats.count()
@@ -47,6 +48,10 @@ def wait_for_room(config: RunConfig, is_over: Callable[[], bool]) -> int | None:
             if world is not None and (settled or world == config.world_size):
                 logger.info("room for %d workers: starting %d", found, world)
                 return world
+            if settled and not warned:
+                warned = True
+                least = config.world_sizes[0]
+                logger.warning("room for %d workers, %d needed: waiting for more", found, least)
             time.sleep(_POLL_S)
         return None
     finally:
