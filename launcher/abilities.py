@@ -61,7 +61,7 @@ def too_few_gpus(config: RunConfig) -> Iterator[str]:
     import torch
 
     alone = not (config.scale.address or os.environ.get("RAY_ADDRESS"))
-    there, workers = torch.cuda.device_count(), config.scale.num_workers
+    there, workers = torch.cuda.device_count(), config.world_sizes[0]
     if config.scale.use_gpu and alone and there < workers:
         lower = f"lower scale.num_workers to {there}, " if there else ""
         yield (

@@ -15,6 +15,7 @@ from typing import Any
 from launcher.checkpoints.fence import current_attempt
 from launcher.config import RunConfig
 from launcher.departure import DepartedError, Departure
+from launcher.elastic import Growth, wait_for_room, worker_resources
 from launcher.errors import PreflightError, RunStoppedError
 from launcher.events import EventFile
 from launcher.noise import quiet_environment
@@ -78,13 +79,28 @@ def check_outcome(folder: RunFolder) -> None:
 def _fit_until_done(config: RunConfig, folder: RunFolder, departure: Departure) -> int | None:
     """Start workers until the run is complete or stopped, or the command departs.
 
-    Workers that left since they or their node were asked to are no failure: others take their
-    place, and have made a step at least before they can be asked. Returns the step at which they
-    left, None if they did not.
+    Workers that left since they or their node were asked to, or since there is room for more, are
+    no failure: others take their place, and have made a step at least before they can be asked.
+    Returns the step at which they left, None if they did not.
     """
+    from ray.train import TrainingFailedError
+
+    from launcher.ray_backend import Losses
+
+    losses = Losses(config)
     while True:
         folder.left.unlink(missing_ok=True)
-        _departing(build_trainer(config).fit, departure)
+        world = wait_for_room(config, lambda: departure.number is not None)
+        if world is None:
+            return None
+        trainer = build_trainer(config.at_world_size(world), losses.within_one_fit(config))
+        try:
+            _departing(trainer.fit, departure, Growth(config, folder, world))
+        except TrainingFailedError as error:
+            if not losses.bears(error):
+                raise
+            logger.warning("workers were lost: %s", str(error).strip().splitlines()[-1])
+            continue
         left = read_json(folder.left)
         if left is None:
             return None
@@ -93,7 +109,7 @@ def _fit_until_done(config: RunConfig, folder: RunFolder, departure: Departure) 
             return left["step"]
 
 
-def _departing(fit: Callable[[], Any], departure: Departure) -> None:
+def _departing(fit: Callable[[], Any], departure: Departure, growth: Growth) -> None:
     """Call ``fit`` beside the main thread, until it ends or the command has to.
 
     In the main thread Ray Train installs a handler that exits with code 0, as if all were done.
@@ -108,38 +124,41 @@ def _departing(fit: Callable[[], Any], departure: Departure) -> None:
 
     thread = threading.Thread(target=call, name="ray-train", daemon=True)
     thread.start()
-    while thread.is_alive() and not departure.is_over:
-        thread.join(timeout=0.2)
+    try:
+        while thread.is_alive() and not departure.is_over:
+            thread.join(timeout=0.2)
+            growth.look()
+    finally:
+        growth.close()
     if failure and departure.number is None:
         raise failure[0]
 
 
-def build_trainer(config: RunConfig) -> Any:
-    """The ``TorchTrainer`` of a run. Ray must be initialised."""
-    from ray.train import FailureConfig, ScalingConfig
+def build_trainer(config: RunConfig, failures: Any) -> Any:
+    """The ``TorchTrainer`` of an attempt with ``config.world_size`` workers.
+
+    Ray must be initialised. ``failures``: the ``FailureConfig``.
+    """
     from ray.train import RunConfig as RayRunConfig
+    from ray.train import ScalingConfig
     from ray.train.torch import TorchTrainer
 
     from launcher.ray_backend import torch_backend
     from launcher.worker import ray_worker
 
-    scale = config.scale
     return TorchTrainer(
         ray_worker,
         train_loop_config={"config": config.model_dump(mode="json")},
         torch_config=torch_backend(config),
         scaling_config=ScalingConfig(
-            num_workers=scale.num_workers,
-            use_gpu=scale.use_gpu,
-            resources_per_worker={
-                "CPU": scale.cpus_per_worker,
-                **({"GPU": 1} if scale.use_gpu else {}),
-            },
+            num_workers=config.world_size,
+            use_gpu=config.scale.use_gpu,
+            resources_per_worker=worker_resources(config),
         ),
         run_config=RayRunConfig(
             name=config.run.name,
             storage_path=str(config.run.storage),
-            failure_config=FailureConfig(max_failures=scale.max_failures),
+            failure_config=failures,
             worker_runtime_env={"env_vars": worker_environment(config)},
         ),
     )
@@ -182,7 +201,7 @@ def ray_cluster(config: RunConfig) -> Iterator[None]:
     else:
         ray.init(
             address="local",
-            num_cpus=config.scale.num_workers * config.scale.cpus_per_worker,
+            num_cpus=config.world_size * config.scale.cpus_per_worker,
             include_dashboard=False,
             object_store_memory=_OBJECT_STORE_BYTES,
             **options,
@@ -227,12 +246,11 @@ def _cannot_join(config: RunConfig, address: str) -> str:
 def _warn_if_too_small(config: RunConfig) -> None:
     import ray
 
-    have = ray.cluster_resources()
-    scale = config.scale
-    for kind, per_worker in (("CPU", scale.cpus_per_worker), ("GPU", int(scale.use_gpu))):
-        need = per_worker * scale.num_workers
+    have, least = ray.cluster_resources(), config.world_sizes[0]
+    for kind, per_worker in worker_resources(config).items():
+        need = per_worker * least
         if have.get(kind, 0) < need:
             logger.warning(
                 "the cluster has %g %ss, %d workers need %d: waiting until it has grown",
-                have.get(kind, 0), kind, scale.num_workers, need,
+                have.get(kind, 0), kind, least, need,
             )  # fmt: skip

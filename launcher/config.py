@@ -14,11 +14,12 @@ from pydantic import Field, ValidationError
 from dataloaders.layout import contrast_groups, divisors
 from gcg.config import GCGConfig
 from gcg.section import Section
-from launcher.config_data import DataSection, LocalPath, Name, RayAddress
+from launcher.config_data import DataSection, LocalPath, Name
 from launcher.config_errors import explain
 from launcher.config_file import read_tree
 from launcher.config_log import LogSection
 from launcher.config_safety import CheckpointSection, SafetySection
+from launcher.config_scale import ScaleSection
 from launcher.errors import ConfigError
 
 
@@ -69,21 +70,6 @@ class EngineSection(Section):
     loss_scale_window: int = Field(default=1000, ge=1)
 
 
-class ScaleSection(Section):
-    """Where it runs. Nothing here changes what is learned."""
-
-    num_workers: int = Field(default=2, ge=1, le=65_536)
-    use_gpu: bool = False
-    cpus_per_worker: int = Field(default=1, ge=1, le=4096)
-    threads_per_worker: int = Field(default=1, ge=1, le=4096)
-    max_failures: int = Field(
-        default=3, ge=-1, description="worker losses to survive; -1: any number"
-    )
-    address: RayAddress | None = Field(
-        default=None, description="a Ray cluster to join; None: RAY_ADDRESS or own"
-    )
-
-
 class EvalSection(Section):
     every: int = Field(default=0, ge=0, description="steps; 0: only at the end")
     max_videos: int | None = Field(default=None, ge=1)
@@ -110,8 +96,26 @@ class RunConfig(Section):
 
     @property
     def accumulation(self) -> int:
-        """Micro-batches per optimizer step on each worker."""
-        return self.data.global_batch // (self.engine.micro_batch * self.scale.num_workers)
+        """Micro-batches per optimizer step on each of :attr:`world_size` workers."""
+        return self.data.global_batch // (self.engine.micro_batch * self.world_size)
+
+    @property
+    def world_sizes(self) -> list[int]:
+        """The numbers of workers it may have, ascending: within the bounds, and as batches fit."""
+        workers = self.scale.num_workers
+        if isinstance(workers, int):
+            return [workers]
+        return [w for w in _usable_worlds(self) if workers[0] <= w <= workers[1]]
+
+    @property
+    def world_size(self) -> int:
+        """How many workers it has; where that may change, the most."""
+        return self.world_sizes[-1]
+
+    def at_world_size(self, workers: int) -> RunConfig:
+        """The same run with a fixed number of workers."""
+        scale = self.scale.model_copy(update={"num_workers": workers})
+        return self.model_copy(update={"scale": scale})
 
 
 # The fields that decide what is learned. A run may be continued with others changed.
@@ -220,16 +224,15 @@ def cross_check(config: RunConfig) -> Iterator[str]:
 
 
 def _world_fits(config: RunConfig) -> Iterator[str]:
-    batch, micro, world = (
-        config.data.global_batch,
-        config.engine.micro_batch,
-        config.scale.num_workers,
-    )
-    streams = config.data.streams
-    worlds = [w for w in divisors(streams) if batch % (w * micro) == 0]
+    """Rules for the least number of workers; larger ones that do not fit are never started."""
+    batch, micro, streams = config.data.global_batch, config.engine.micro_batch, config.data.streams
+    world = config.scale.bounds[0]
+    is_elastic = config.scale.is_elastic
+    named = f"{list(config.scale.bounds)}: its least, {world}," if is_elastic else f"{world}:"
+    worlds = _usable_worlds(config)
     if streams % world:
         yield (
-            f"scale.num_workers = {world}: must divide data.streams = {streams}, each worker "
+            f"scale.num_workers = {named} must divide data.streams = {streams}, each worker "
             f"serves whole streams; choose one of {_some(divisors(streams))}, or other data.streams"
         )
     if batch % (world * micro):
@@ -240,8 +243,14 @@ def _world_fits(config: RunConfig) -> Iterator[str]:
         remedies.append(f"a global_batch that is a multiple of {step}")
         yield (
             f"data.global_batch = {batch}: must be engine.micro_batch = {micro} × accumulation × "
-            f"scale.num_workers = {world}; choose {', or '.join(remedies)}"
+            f"{'the least of ' if is_elastic else ''}scale.num_workers = {world}; choose "
+            f"{', or '.join(remedies)}"
         )
+
+
+def _usable_worlds(config: RunConfig) -> list[int]:
+    batch, micro = config.data.global_batch, config.engine.micro_batch
+    return [w for w in divisors(config.data.streams) if batch % (w * micro) == 0]
 
 
 def _some(numbers: list[int]) -> str:

@@ -71,10 +71,10 @@ class ContrastExchange:
 
 def groups_span(config: RunConfig) -> bool:
     """Whether any contrast group reaches beyond a micro-batch."""
-    data, scale = config.data, config.scale
+    data = config.data
     if config.model.mode != "grounding" or data.contrast_group == 1:
         return False
-    apart = streams_per_group(config) > 1 and scale.num_workers > 1
+    apart = streams_per_group(config) > 1 and config.world_size > 1
     return apart or config.engine.micro_batch % data.contrast_group != 0
 
 
@@ -91,7 +91,7 @@ def peer_blocks(config: RunConfig) -> list[list[int]]:
     dividing W, aligned blocks of m ranks share; with W dividing m, all do. Otherwise (m = 4, W = 6)
     the blocks of consecutive groups overlap, and all ranks take part.
     """
-    streams, world_size = streams_per_group(config), config.scale.num_workers
+    streams, world_size = streams_per_group(config), config.world_size
     size = streams if world_size % streams == 0 else world_size
     return [list(range(first, first + size)) for first in range(0, world_size, size)]
 

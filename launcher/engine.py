@@ -23,7 +23,7 @@ _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 def engine_profile(config: RunConfig) -> dict[str, Any]:
     """The DeepSpeed configuration of a run: the stage's profile with every ``"auto"`` filled."""
     profile = load_profile(config.engine.zero)
-    world, micro = config.scale.num_workers, config.engine.micro_batch
+    world, micro = config.world_size, config.engine.micro_batch
     assert micro * config.accumulation * world == config.data.global_batch
     profile["train_batch_size"] = config.data.global_batch
     profile["train_micro_batch_size_per_gpu"] = micro

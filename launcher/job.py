@@ -105,9 +105,10 @@ def build_job(
     guard = Guard(config.safety)
     step = TrainStep(engine, config, guard)
     peak = find_peak(config, engine.device)
+    wishes = (folder.leave, folder.grow) if rank == 0 else (None, None)
     return Job(
         config, folder, attempt, source, loader, engine, guard, step, keeper, report,
-        LeaveRequests(folder.leave if rank == 0 else None, preempted), watchdog,
+        LeaveRequests(*wishes, preempted), watchdog,
         ledger, Meter(engine.device, peak), StepCost(config), peak,
     )  # fmt: skip
 

@@ -56,13 +56,19 @@ class LeaveRequests:
     Args:
         wish: a file that the driver writes to ask all workers; only watched where it is given, by
             one rank, so that the storage is asked by one.
+        growth: likewise, and removed again, to ask that they leave at their next checkpoint; it
+            says why.
         preempted: says why a node is about to go, or None. Every rank must call it equally often.
     """
 
     def __init__(
-        self, wish: Path | None = None, preempted: Callable[[], str | None] | None = None
+        self,
+        wish: Path | None = None,
+        growth: Path | None = None,
+        preempted: Callable[[], str | None] | None = None,
     ) -> None:
-        self._wish = wish
+        self._wish, self._growth = wish, growth
+        self._growth_reason: str | None = None
         self._wished = threading.Event()
         self._ended = threading.Event()
         self._preempted = preempted
@@ -73,9 +79,13 @@ class LeaveRequests:
 
     def _watch(self) -> None:
         assert self._wish is not None
-        while not self._ended.wait(_POLL_S):
+        while True:
             if self._wish.exists():
                 self._wished.set()
+                return
+            if self._growth is not None:
+                self._growth_reason = _read(self._growth)
+            if self._ended.wait(_POLL_S):
                 return
 
     def reason(self) -> str | None:
@@ -85,6 +95,10 @@ class LeaveRequests:
         if self._wished.is_set():
             return "the command was asked to stop"
         return None
+
+    def growth_reason(self) -> str | None:
+        """Why this worker should leave at the next checkpoint; None if it should not, any more."""
+        return self._growth_reason
 
     def due(self) -> bool:
         """Whether it is time to ask :meth:`preemption` again, by this rank's clock."""
@@ -101,6 +115,13 @@ class LeaveRequests:
 
     def close(self) -> None:
         self._ended.set()
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8").strip() or None
+    except OSError:
+        return None
 
 
 def ray_preemption() -> str | None:

@@ -63,7 +63,7 @@ def train(job: Job, done: int) -> None:
             metric = validate(job, done) if validate_now else None
             save(job, done, metric)
             save_due = False
-            if leaving and not last:
+            if (leaving or turn.grow) and not last:
                 leave(job, done)
     settle_saved(job, done)
 
@@ -74,12 +74,14 @@ class Turn(NamedTuple):
     ``num_pairs`` are the global batch's. ``faults`` so far are ``bad``, visits whose clip could not
     be used, of all ``seen``, and ``timeouts``, the clips among them that were given up because
     decoding took too long. ``leave``: a rank was asked to leave, so all do after this step.
+    ``grow``: there is room for more workers, so all leave if a checkpoint is made of this step.
     """
 
     batch: StepBatch
     num_pairs: int
     faults: dict[str, int]
     leave: bool
+    grow: bool
 
 
 def next_batch(job: Job) -> Turn:
@@ -100,13 +102,14 @@ def next_batch(job: Job) -> Turn:
             counters["timeouts"],
             counters["seen"],
             int(requests.reason() is not None),
+            int(requests.growth_reason() is not None),
             int(requests.due() and dist.get_rank() == 0),
             int(fault is not None),
         ],
         device=job.engine.device,
     )
     dist.all_reduce(counts)
-    num_pairs, num_bad, num_timeouts, num_seen, leave, ask, num_faults = counts.tolist()
+    num_pairs, num_bad, num_timeouts, num_seen, leave, grow, ask, num_faults = counts.tolist()
     if num_faults:
         faults: list[list[str] | None] = [None] * dist.get_world_size()
         dist.all_gather_object(faults, fault)
@@ -115,7 +118,7 @@ def next_batch(job: Job) -> Turn:
     if ask:
         leave += requests.preemption() is not None
     faulty = {"bad": num_bad, "timeouts": num_timeouts, "seen": num_seen}
-    return Turn(batch, num_pairs, faulty, bool(leave))
+    return Turn(batch, num_pairs, faulty, bool(leave), bool(grow))
 
 
 def note(job: Job, done: int, turn: Turn) -> None:
@@ -134,7 +137,9 @@ def leave(job: Job, done: int) -> NoReturn:
     """End training on all ranks, saying why."""
     settle_saved(job, done)
     reasons: list[str | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(reasons, job.requests.reason() or job.requests.preempted_because)
+    asked = job.requests
+    own = asked.reason() or asked.preempted_because or asked.growth_reason()
+    dist.all_gather_object(reasons, own)
     reason = next(filter(None, reasons), "asked to leave")
     if job.log is not None:
         job.log.write("left", done, {"reason": reason})

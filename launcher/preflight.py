@@ -129,7 +129,7 @@ def _plan(config: RunConfig) -> Iterator[str]:
 def _cache(config: RunConfig, source: Source, plan: Plan | MixturePlan) -> Iterator[str]:
     """A node's cache must hold what its workers read from at the same time; how many share a node
     is not known here, so this is what one needs."""
-    world = config.scale.num_workers
+    world = config.world_sizes[0]  # the fewest workers read from the most shards each
     windows = [plan.shards_at(0, 0, rank, world)[0] for rank in range(world)]
     need = max(sum(source.shards[i].bytes for i in window) for window in windows) / 1e9
     if need > config.data.cache_gb:

@@ -82,6 +82,11 @@ class RunFolder:
         return self.root / "leave"
 
     @property
+    def grow(self) -> Path:
+        """The driver's wish that they leave at their next checkpoint, so that more can start."""
+        return self.root / "grow"
+
+    @property
     def left(self) -> Path:
         """At which step and why the workers left before the end."""
         return self.root / "left.json"

@@ -59,7 +59,7 @@ def _readiness(config: RunConfig, checkpoint: Checkpoint | None) -> str:
     return (
         f"{config.folder}: is ready; the run {begins}, {config.optim.steps} steps of "
         f"{config.data.global_batch} visits (micro-batch {config.engine.micro_batch} x "
-        f"accumulation {config.accumulation} x {config.scale.num_workers} workers)"
+        f"accumulation {config.accumulation} x {config.world_size} workers)"
     )
 
 

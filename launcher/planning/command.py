@@ -61,5 +61,5 @@ def _memory(args: argparse.Namespace, config: RunConfig, device: str) -> float:
     if device == "cuda":
         return _GPU_MEMORY * 1e9
     # Workers on CPUs share what this machine has.
-    workers = (args.gpus or config.scale.num_workers) // (args.nodes or 1)
+    workers = (args.gpus or config.world_size) // (args.nodes or 1)
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / max(1, workers)

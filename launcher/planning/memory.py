@@ -101,7 +101,7 @@ def run_engine(config: RunConfig, device: Device) -> Engine:
     """The ZeRO engine of a run."""
     return Engine(
         zero=config.engine.zero,
-        world=config.scale.num_workers,
+        world=config.world_size,
         element=4 if config.engine.precision == "fp32" else 2,
         accumulation=config.accumulation,
         cuda=device == "cuda",

@@ -57,7 +57,7 @@ class Candidate:
 def candidates(config: RunConfig, situation: Situation) -> list[Candidate]:
     """Every stage, every set of recomputed parts, every micro-batch that a worker's share of the
     global batch can be cut into; the global batch stays."""
-    share = config.data.global_batch // config.scale.num_workers
+    share = config.data.global_batch // config.world_size
     return [
         evaluate(with_engine(config, zero, recompute, micro), situation)
         for zero in _stages(config)

@@ -29,7 +29,7 @@ class World:
 
     @property
     def gpus(self) -> int:
-        return self.config.scale.num_workers
+        return self.config.world_size
 
     @property
     def per_node(self) -> int:
@@ -54,7 +54,8 @@ class EpochData:
 
 
 def fit_world(config: RunConfig, gpus: int | None = None, nodes: int | None = None) -> World:
-    """The run at ``gpus`` workers on ``nodes`` machines; by default ``scale.num_workers`` of them.
+    """The run at ``gpus`` workers on ``nodes`` machines; by default ``scale.num_workers`` of them,
+    the most where that is a range.
 
     Where the world does not divide the run's batches, the nearest number of micro-batches a step is
     taken, so the global batch changes, and streams that it divides.
@@ -62,7 +63,7 @@ def fit_world(config: RunConfig, gpus: int | None = None, nodes: int | None = No
     Raises:
         UserError: numbers that no run can have.
     """
-    gpus = config.scale.num_workers if gpus is None else gpus
+    gpus = config.world_size if gpus is None else gpus
     nodes = _nodes(gpus) if nodes is None else nodes
     for name, value in (("--gpus", gpus), ("--nodes", nodes)):
         if value < 1:
@@ -105,8 +106,7 @@ def _with(config: RunConfig, gpus: int, batch: int, streams: int, group: int) ->
     data = config.data.model_copy(
         update={"global_batch": batch, "streams": streams, "contrast_group": group}
     )
-    scale = config.scale.model_copy(update={"num_workers": gpus})
-    return config.model_copy(update={"data": data, "scale": scale})
+    return config.at_world_size(gpus).model_copy(update={"data": data})
 
 
 def epoch_data(world: World) -> EpochData | str:

@@ -92,7 +92,7 @@ def run_some(attempts: list[Attempt]) -> None:
 def run_by_world(attempts: list[Attempt]) -> None:
     worlds: dict[int, list[Attempt]] = {}
     for attempt in attempts:
-        worlds.setdefault(attempt.config.scale.num_workers, []).append(attempt)
+        worlds.setdefault(attempt.config.world_size, []).append(attempt)
     for world_size, some in worlds.items():
         run_ranks(run_some, world_size, some, preloaded=True)
 

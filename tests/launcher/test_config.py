@@ -279,3 +279,44 @@ def test_where_a_mixtures_sets_lie_is_not_what_is_learned():
     assert fingerprint(one) == fingerprint(of({"place": "x/a", "repeat": 2}, {"place": "b"}))
     assert fingerprint(one) != fingerprint(of({"place": "a", "repeat": 3}, {"place": "b"}))
     assert parse_run_config(yaml.safe_load(dump(one))) == one
+
+
+def test_a_range_of_workers_has_the_sizes_that_fit(tmp_path: Path):
+    tree = changed(scale={"num_workers": [1, 6]}, engine={"micro_batch": 4})
+    config = parse_run_config(tree)
+    assert config.scale.num_workers == (1, 6)
+    assert config.world_sizes == [1, 2, 4]  # of 8 streams, and 32 visits
+    assert config.world_size == 4
+    assert config.accumulation == 2
+    path = tmp_path / "run.yaml"
+    path.write_text(dump(config), encoding="utf-8")
+    assert load_run_config(path) == config
+    alone = config.at_world_size(1)
+    assert (alone.world_sizes, alone.accumulation) == ([1], 8)
+    assert fingerprint(alone) == fingerprint(config)
+    assert not alone.scale.is_elastic
+    assert load_run_config(path, ["scale.num_workers=[2, 8]"]).world_sizes == [2, 4, 8]
+
+
+@pytest.mark.parametrize(
+    ("workers", "line"),
+    [
+        ([3, 8], "scale.num_workers = [3, 8]: its least, 3, must divide data.streams = 8"),
+        ([4, 2], "scale.num_workers = [4, 2]: must be [least, most]; swap them"),
+        ([0, 2], "scale.num_workers = [0, 2]: must be a number of workers, at least 1, or"),
+        ([1, 2, 4], "scale.num_workers = [1, 2, 4]: must be a number of workers, at least 1, or"),
+        (0, "scale.num_workers = 0: must be a number of workers, at least 1, or"),
+        ("many", "scale.num_workers = 'many': must be a number of workers, at least 1, or"),
+    ],
+)
+def test_a_bad_number_of_workers_is_one_line(workers: object, line: str):
+    (found, *more) = lines_of(changed(scale={"num_workers": workers}))
+    assert found.startswith(line)
+    assert len(more) <= 1  # 3 workers do not fit the batch either
+
+
+def test_a_range_whose_least_does_not_fit_the_batch():
+    scale = {"num_workers": [4, 8]}
+    (line,) = lines_of(changed(engine={"micro_batch": 16}, scale=scale))
+    assert line.startswith("data.global_batch = 32: must be engine.micro_batch = 16")
+    assert "the least of scale.num_workers = 4; choose num_workers in [1, 2]" in line

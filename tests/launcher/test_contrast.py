@@ -52,7 +52,7 @@ def positions_of(config: RunConfig, rank: int) -> list[list[int]]:
     share = data.global_batch // data.streams
     own = [
         stream * share + i
-        for stream in range(rank, data.streams, config.scale.num_workers)
+        for stream in range(rank, data.streams, config.world_size)
         for i in range(share)
     ]
     return [own[i : i + micro] for i in range(0, len(own), micro)]
@@ -62,7 +62,7 @@ def test_ranks_that_share_a_group_are_peers_and_others_are_not_asked():
     seen = spanning = alone = 0
     for config in layouts():
         seen += 1
-        group, workers = config.data.contrast_group, config.scale.num_workers
+        group, workers = config.data.contrast_group, config.world_size
         owners: dict[int, set[int]] = {}
         apart = False
         for rank in range(workers):

@@ -56,8 +56,9 @@ class Command:
     process: subprocess.Popen[str]
 
     @classmethod
-    def start(cls, path: Path) -> Command:
-        environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    def start(cls, path: Path, environment: dict[str, str] | None = None) -> Command:
+        if environment is None:
+            environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
         return cls(
             subprocess.Popen(
                 [sys.executable, "-m", "launcher.train", "--config", str(path)],

@@ -1,0 +1,155 @@
+"""A Ray cluster of several nodes on loopback, whose nodes can be lost one by one."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+
+from tests.launcher.test_ray_job import BIN, PATIENCE_S, free_port, wait_for
+
+_MEMORY = f"--object-store-memory={100 * 2**20}"
+
+
+class Nodes:
+    """Nodes of one CPU each, every one with an address of its own in 127.0.0.0/8.
+
+    Args:
+        folder: for Ray's sockets, whose paths may not be long.
+        environment: of the nodes and of whatever joins them.
+    """
+
+    def __init__(self, folder: Path, environment: dict[str, str]) -> None:
+        self._folder, self.environment = folder, environment
+        self.address = f"127.0.0.1:{free_port()}"
+        self._nodes: list[subprocess.Popen[bytes]] = []
+        port = self.address.split(":")[1]
+        self._start("--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={folder}")
+
+    def add(self) -> str:
+        """Start one more node; returns Ray's id of it once it is alive."""
+        known = self.alive()
+        self._start(f"--address={self.address}")
+        wait_for(lambda: len(self.alive() - known) == 1, "another node")
+        (new,) = self.alive() - known
+        return new
+
+    def alive(self) -> set[str]:
+        """Ray's ids of the nodes that it takes to be alive."""
+        script = (
+            "import sys; from ray._raylet import GcsClient; "
+            "nodes = GcsClient(address=sys.argv[1]).get_all_node_info(timeout=30).values(); "
+            "print(*(n.node_id.hex() for n in nodes if n.state == 0))"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", script, self.address],
+            env=self.environment, capture_output=True, text=True, timeout=PATIENCE_S,
+        )  # fmt: skip
+        return set(done.stdout.split()) if done.returncode == 0 else set()
+
+    def drain(self, node: str, seconds: int) -> None:
+        """Tell Ray that a node is taken away in so many seconds."""
+        subprocess.run(
+            [
+                str(BIN / "ray"), "drain-node", f"--address={self.address}", f"--node-id={node}",
+                "--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=taken away",
+                f"--deadline-remaining-seconds={seconds}",
+            ],
+            env=self.environment, check=True, capture_output=True, timeout=PATIENCE_S,
+        )  # fmt: skip
+
+    def raylet(self, number: int) -> psutil.Process:
+        """The raylet of the node that was started as number so and so, from 0."""
+        (found,) = self._processes(number, "raylet/raylet")
+        return found
+
+    def workers(self, number: int) -> list[psutil.Process]:
+        """The training workers on a node."""
+        found = []
+        for process in self.family(number):
+            try:
+                if any("RayTrainWorker" in word for word in process.cmdline()):
+                    found.append(process)
+            except psutil.NoSuchProcess:
+                continue
+        return found
+
+    def gcs(self) -> psutil.Process:
+        (found,) = self._processes(0, "gcs/gcs_server")
+        return found
+
+    def family(self, number: int) -> list[psutil.Process]:
+        """All processes of a node, the workers among them."""
+        root = psutil.Process(self._nodes[number].pid)
+        return [*root.children(recursive=True), root]
+
+    def close(self) -> None:
+        """Stop what was started here, by process id."""
+        for number, node in enumerate(self._nodes):
+            if node.poll() is None:
+                for process in self.family(number):
+                    kill(process)
+            node.wait()
+
+    def _start(self, *options: str) -> None:
+        ip = f"127.0.0.{len(self._nodes) + 1}"
+        command = [str(BIN / "ray"), "start", "--block", "--num-cpus=1", _MEMORY]
+        self._nodes.append(
+            subprocess.Popen(
+                [*command, f"--node-ip-address={ip}", *options],
+                env=self.environment,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        )
+
+    def _processes(self, number: int, program: str) -> list[psutil.Process]:
+        found = []
+        for process in self.family(number):
+            try:
+                words = process.cmdline()
+            except psutil.NoSuchProcess:
+                continue
+            if words and words[0].endswith(program):
+                found.append(process)
+        return found
+
+
+def kill(process: psutil.Process) -> None:
+    with suppress(psutil.NoSuchProcess):
+        process.kill()
+
+
+@contextmanager
+def ray_nodes(environment: dict[str, str]) -> Iterator[Nodes]:
+    """A head node, which has a CPU for a worker as well."""
+    folder = tempfile.mkdtemp(prefix="gcg-", dir="/tmp")
+    nodes = Nodes(Path(folder), environment)
+    try:
+        wait_for(lambda: len(nodes.alive()) == 1, "the head node")
+        yield nodes
+    finally:
+        nodes.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def ray_environment() -> dict[str, str]:
+    """Of a cluster with a token of its own, whose workers are not made to wait for others and hear
+    soon that a node is taken away."""
+    return {
+        **{k: v for k, v in os.environ.items() if not k.startswith("RAY_")},
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_worker_niceness": "0",
+        "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "0.5",
+    }
