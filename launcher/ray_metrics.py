@@ -25,7 +25,7 @@ GAUGES: dict[str, tuple[str, str, str]] = {
     "gcg_val_accuracy": ("val", "accuracy", "accuracy on the validation split"),
 }
 COUNTERS: dict[str, tuple[str, str, str]] = {
-    "gcg_checkpoint_stall_seconds": ("saved", "seconds", "seconds stood still for checkpoints"),
+    "gcg_checkpoint_stall_seconds": ("saved", "stall_s", "seconds stood still for checkpoints"),
     "gcg_checkpoints": ("saved", "", "checkpoints saved"),
     "gcg_skipped_steps": ("bad_step", "", "updates left out"),
     "gcg_roll_backs": ("roll_back", "", "times that training went back to a checkpoint"),
