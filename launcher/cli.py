@@ -79,7 +79,7 @@ def _label_arguments(stage: argparse.ArgumentParser) -> None:
 def _plan_arguments(stage: argparse.ArgumentParser) -> None:
     stage.add_argument("config", type=Path, metavar="CONFIG")
     stage.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
-    stage.add_argument("--gpus", type=int, metavar="N", help="of all machines; scale.num_workers, or its most")
+    stage.add_argument("--gpus", type=int, metavar="N", help="of all; scale.num_workers, its most")
     stage.add_argument("--nodes", type=int, metavar="M", help="machines; 8 GPUs each")
     stage.add_argument(
         "--gpu-memory", type=float, metavar="GB", help="10^9 bytes; 80; on CPUs a worker's share"
