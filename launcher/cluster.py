@@ -14,7 +14,7 @@ from typing import Any
 
 from launcher.checkpoints.fence import current_attempt
 from launcher.config import RunConfig
-from launcher.departure import DepartedError, Departure
+from launcher.departure import ClusterLostError, DepartedError, Departure
 from launcher.elastic import Growth, wait_for_room, worker_resources
 from launcher.errors import PreflightError, RunStoppedError
 from launcher.events import EventFile
@@ -45,6 +45,7 @@ def run_on_cluster(config: RunConfig) -> None:
     Raises:
         RunStoppedError: a rule stopped the run.
         DepartedError: the command was asked to stop.
+        ClusterLostError: Ray's head has gone.
         ray.train.TrainingFailedError: workers failed more often than allowed.
     """
     quiet_environment()
@@ -114,6 +115,8 @@ def _departing(fit: Callable[[], Any], departure: Departure, growth: Growth) -> 
 
     In the main thread Ray Train installs a handler that exits with code 0, as if all were done.
     """
+    from ray.exceptions import RayActorError
+
     failure: list[BaseException] = []
 
     def call() -> None:
@@ -124,13 +127,16 @@ def _departing(fit: Callable[[], Any], departure: Departure, growth: Growth) -> 
 
     thread = threading.Thread(target=call, name="ray-train", daemon=True)
     thread.start()
-    try:
-        while thread.is_alive() and not departure.is_over:
-            thread.join(timeout=0.2)
-            growth.look()
-    finally:
+    while thread.is_alive() and not departure.is_over:
+        growth.look()
+        thread.join(timeout=0.2)
+    # The only actor that it waits for is Ray's controller of the run, on the command's own node.
+    lost = bool(failure) and isinstance(failure[0], RayActorError)
+    if not lost:  # without a head every call to Ray hangs for a minute, then ends the process
         growth.close()
     if failure and departure.number is None:
+        if lost:
+            raise ClusterLostError(str(failure[0]).strip().splitlines()[0])
         raise failure[0]
 
 

@@ -38,6 +38,18 @@ class DepartedError(KeyboardInterrupt):
         return f"left with a checkpoint of step {self.step}; run the same command again to continue"
 
 
+class ClusterLostError(Exception):
+    """Ray can say no more about the run: its head has gone, or what controls the run there."""
+
+    exit_code = EXIT_RESUME
+
+    def __init__(self, why: str) -> None:
+        super().__init__(
+            f"the Ray cluster was lost ({why}); run the same command again to continue from the "
+            "last checkpoint, in this cluster if it is up, or in another"
+        )
+
+
 class Departure:
     """Turns signals into a wish to leave while it is entered. In the main thread alone.
 

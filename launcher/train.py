@@ -1,8 +1,8 @@
 """Train: ``python -m launcher.train --config FILE [--set section.key=value ...] [--dry-run]``.
 
 Running the same command again continues an interrupted run. Exit code 0: the run is complete;
-2: something a user must put right, a line each on stderr; 75: asked to stop (SIGTERM), and the same
-command goes on; 130: likewise by Ctrl-C; 1: anything else.
+2: something a user must put right, a line each on stderr; 75: asked to stop (SIGTERM), or the Ray
+cluster was lost, and the same command goes on; 130: likewise by Ctrl-C; 1: anything else.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 from dataloaders.location import absolute
 from launcher.checkpoints.commit import Checkpoint
 from launcher.config import RunConfig, load_run_config
-from launcher.departure import DepartedError
+from launcher.departure import ClusterLostError, DepartedError
 from launcher.errors import UserError
 from launcher.run_folder import RunFolder
 
@@ -98,9 +98,9 @@ def run_command(action: Callable[[], int]) -> int:
     except DataError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
-    except DepartedError as departed:
-        sys.stderr.write(f"{departed}\n")
-        return departed.exit_code
+    except (DepartedError, ClusterLostError) as ended:
+        sys.stderr.write(f"{ended}\n")
+        return ended.exit_code
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; run the same command again to continue\n")
         return 130
