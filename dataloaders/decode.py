@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from typing import TYPE_CHECKING
 
 import av.error
@@ -108,11 +109,13 @@ def decode_raw(
     chosen = [int(index) for index in indices]
     if not chosen:
         raise DataError(f"{name or 'clip'}: no frame indices: choose at least one frame")
-    ways = [_by_headers] if frame_count is None else [_by_sample_table, _by_headers]
+    ways = [partial(_by_headers, frame_count=frame_count)]
+    if frame_count is not None:
+        ways.insert(0, partial(_by_sample_table, data=data, frame_count=frame_count))
     for way in ways:
         with open_clip(data, name) as (container, stream):
             try:
-                return way(container, stream, data, chosen, frame_count, name)
+                return way(container, stream, chosen, name)
             except (Unprovable, av.error.FFmpegError):
                 pass  # the full decode tells whether the clip is broken
     return _decode_whole(data, chosen, name)
@@ -121,12 +124,12 @@ def decode_raw(
 def _by_sample_table(
     container: InputContainer,
     stream: VideoStream,
-    data: bytes,
     chosen: list[int],
-    frame_count: int | None,
     name: str,
+    *,
+    data: bytes,
+    frame_count: int,
 ) -> RawFrames:
-    assert frame_count is not None
     _check_range(chosen, frame_count, name)
     index, stamps, first = sparse_index(container, stream, data, chosen, frame_count)
     images, looks = _decode_pruned(stream.codec_context, index, set(stamps.values()))
@@ -138,10 +141,10 @@ def _by_sample_table(
 def _by_headers(
     container: InputContainer,
     stream: VideoStream,
-    data: bytes,
     chosen: list[int],
-    frame_count: int | None,
     name: str,
+    *,
+    frame_count: int | None,
 ) -> RawFrames:
     index = packet_index(container, stream)
     count = len(index.presented)
