@@ -114,6 +114,19 @@ def _memory(plan: Plan) -> Iterator[str]:
     yield f"  by phase: {', '.join(others)}"
     if memory.device == "cpu":
         yield f"  the process before it has a model: {_gb(HOST_PROCESS)}, measured"
+    if plan.config.checkpoint.in_background:
+        yield (
+            f"  not in it: {_gb(_snapshot(plan))} of host memory for the checkpoint being written "
+            "(checkpoint.in_background)"
+        )
+
+
+def _snapshot(plan: Plan) -> int:
+    """Bytes that rank 0 copies: its share of fp32 weights and both moments, and below ZeRO-3 the
+    trained weights as the engine has them."""
+    engine = plan.config.engine
+    element = 0 if engine.zero == 3 else 4 if engine.precision == "fp32" else 2
+    return plan.census.trained * 12 // plan.world.gpus + plan.census.trained * element
 
 
 def _table(memory: Memory, phase: Phase) -> Iterator[str]:
