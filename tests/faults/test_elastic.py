@@ -32,7 +32,7 @@ from .toy_runs import distance
 
 STEPS = 32
 EVERY = 4
-# Sums in another order: measured 5e-7 (docs/reliability.md); a lost question changes far more.
+# Sums in another order: measured 7e-7 (docs/reliability.md); a lost question changes far more.
 LIMIT_WEIGHTS = 1e-4
 LIMIT_LOSS = 1e-3
 
