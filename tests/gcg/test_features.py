@@ -149,5 +149,5 @@ def test_features_and_clips_are_not_taken_for_each_other():
 def test_settings_that_contradict_each_other_are_refused():
     with pytest.raises(ValueError, match="image encoder that stays"):
         config(vision={"train": True})
-    with pytest.raises(ValueError, match="input=features alone"):
+    with pytest.raises(ValueError, match="reads no features; set input=features"):
         config(input="video", features={"tokens": 1})

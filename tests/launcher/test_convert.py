@@ -171,7 +171,7 @@ def test_the_command(public: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 @pytest.mark.parametrize(
     ("changes", "part"),
     [
-        ({"preset": "tiny"}, "nothing to convert"),
+        ({"preset": "tiny", "checkpoint": None}, "nothing to convert"),
         ({"checkpoint": "some/model"}, "model.checkpoint = some/model"),
     ],
 )

@@ -26,8 +26,9 @@ PATIENCE_S = 120
 
 
 def elastic(storage: Path, least: int, most: int) -> RunConfig:
+    # Longer than a busy machine takes from one seat to the next.
     return toy_config(
-        storage, scale__num_workers=[least, most], scale__settle_s=0.3, engine__micro_batch=1
+        storage, scale__num_workers=[least, most], scale__settle_s=3, engine__micro_batch=1
     )
 
 
