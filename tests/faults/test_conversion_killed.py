@@ -93,6 +93,7 @@ def interrupted(root: str, local: Path, name: str) -> None:
     assert killed.is_set(), name
 
 
+@pytest.mark.slow
 def test_a_killed_conversion_is_begun_afresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     local = tmp_path / "local"
     local.mkdir()
