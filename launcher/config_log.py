@@ -25,7 +25,11 @@ class MLflowSection(Section):
     @field_validator("tracking_uri")
     @classmethod
     def _no_password(cls, uri: str | None) -> str | None:
-        if uri is not None and urlsplit(uri).password is not None:
+        try:
+            password = None if uri is None else urlsplit(uri).password
+        except ValueError as error:
+            raise ValueError(f"is no URL ({error}); give http://…, file:/path or null") from None
+        if password is not None:
             # The value would end in config.yaml, in checkpoints and on the run's page.
             raise ValueError(
                 "holds a password, which would be written into the run's folder; set "
