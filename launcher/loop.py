@@ -45,8 +45,8 @@ def train(job: Job, done: int) -> None:
         job.watchdog.beat()
         job.ledger.step(done, wait_s, step_s, made=result.made)
         log_saved(job, done)
-        if settle(job, batch, result, done):
-            done = roll_back(job, done)
+        if settle(job, batch, result, done) and (back := roll_back(job, done)) is not None:
+            done = back
             meter.restart()
             continue
         meter.add(result, wait_s, step_s, job.cost(batch.micro))
@@ -181,15 +181,15 @@ def provenance(batch: StepBatch, result: StepResult, rank: int) -> list[dict[str
     ]
 
 
-def roll_back(job: Job, done: int) -> int:
+def roll_back(job: Job, done: int) -> int | None:
     """Take the weights back to the last checkpoint, and leave out the data since; its step.
 
-    The loader stays where it is. Without a checkpoint the step is left out and nothing else.
+    The loader stays where it is. None without a checkpoint: the step is left out, nothing else.
     """
     settle_saved(job, done)
     position = job.keeper.roll_back()
     if position is None:
-        return done
+        return None
     job.ledger.record("roll_back", step=position.step)
     if job.log is not None:
         job.log.rewind(position.step)

@@ -134,7 +134,7 @@ class TrainStep:
         return self._guard.is_spike(self._total(means))
 
     def _means(self, sums: Tensor, num_pairs: int) -> dict[str, float]:
-        on_device = sums.to(self._engine.device)
+        on_device = sums.to(self._engine.device, copy=True)  # a spike's look must not change them
         dist.all_reduce(on_device)
         return dict(zip(PARTS, (on_device / num_pairs).tolist(), strict=True))
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dataloaders.errors import StorageError
+from dataloaders.storage.work_folder import is_at
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +126,7 @@ class NodeCache:
                     download(partial)
                     # Not synced first: what a power cut spoils, the samples' checksums notice.
                     partial.replace(final)
-                    if not _is_at(claim, final):
+                    if not is_at(claim, final):
                         continue  # the library put a file of its own there
                     fcntl.flock(claim, fcntl.LOCK_SH)
                     return os.dup(claim)  # which has the same lock
@@ -221,23 +222,16 @@ def _claimed(partial: Path) -> Iterator[int | None]:
             fcntl.flock(fd, fcntl.LOCK_SH)
             yield None
             return
-        if not _is_at(fd, partial):
+        if not is_at(fd, partial):
             yield None
             return
         try:
             yield fd
         finally:
-            if _is_at(fd, partial):
+            if is_at(fd, partial):
                 partial.unlink(missing_ok=True)
     finally:
         os.close(fd)
-
-
-def _is_at(fd: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(fd), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 def _remove_unlocked(path: Path) -> bool:

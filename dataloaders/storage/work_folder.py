@@ -33,7 +33,7 @@ def _claim(path: Path) -> int:
         with suppress(FileNotFoundError):  # removed in between
             fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             fcntl.flock(fd, fcntl.LOCK_EX)
-            if _is_at(fd, path):
+            if is_at(fd, path):
                 return fd
             os.close(fd)
 
@@ -52,7 +52,7 @@ def _remove_unlocked(path: Path) -> bool:
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not _is_at(fd, path):
+        if not is_at(fd, path):
             return False
         # Under the lock: who waits for it finds that the folder is gone, and makes another.
         shutil.rmtree(path, ignore_errors=True)
@@ -63,7 +63,8 @@ def _remove_unlocked(path: Path) -> bool:
         os.close(fd)
 
 
-def _is_at(fd: int, path: Path) -> bool:
+def is_at(fd: int, path: Path) -> bool:
+    """Whether an open file is still the one at a path, and not one that was deleted meanwhile."""
     try:
         return os.path.samestat(os.fstat(fd), path.stat())
     except FileNotFoundError:

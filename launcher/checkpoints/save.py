@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch.distributed as dist
 
@@ -31,7 +31,6 @@ from launcher.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
-Result = TypeVar("Result")
 Metric = tuple[str, float]
 
 
