@@ -21,7 +21,7 @@ STEPS = 8
 
 
 def make(packed: Path, storage: Path, name: str, every: int) -> RunConfig:
-    """Weights hardly move, so that losses differ by their batches: one lies 14 % above the others."""
+    """Weights hardly move: losses differ by their batches, and one lies 14 % above the others."""
     return parse_run_config(
         run_tree(
             packed,
