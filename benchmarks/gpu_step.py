@@ -145,12 +145,12 @@ def measure(
 ) -> dict[str, Any]:
     """Plan one configuration, and make its steps. Run it in a process of its own."""
     from launcher.config import parse_run_config
-    from launcher.engine import build_engine
-    from launcher.guard import Guard
     from launcher.planning import make_plan
     from launcher.planning.timing import H100_TFLOPS, Hardware
-    from launcher.sharded import worker_device
-    from launcher.step import TrainStep
+    from launcher.training.engine import build_engine
+    from launcher.training.guard import Guard
+    from launcher.training.sharded import worker_device
+    from launcher.training.step import TrainStep
 
     config = parse_run_config(run_tree(name, how, micro, precision, liger))
     join_alone(config.scale.use_gpu)
@@ -193,7 +193,7 @@ def join_alone(use_gpu: bool) -> None:
     os.environ.update(
         RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
     )
-    from launcher.engine import import_deepspeed
+    from launcher.training.engine import import_deepspeed
 
     import_deepspeed(use_gpu)
     if use_gpu:
@@ -206,7 +206,7 @@ def random_model(config: Any, device: torch.device) -> Any:
     begin token for LLMs that have one, and an end token."""
     from gcg.build import build_skeleton
     from gcg.skeleton import materialise
-    from launcher.engine import model_dtype
+    from launcher.training.engine import model_dtype
 
     tokens = cast("Any", SimpleNamespace(prefix_ids=(), end_ids=(1,)))
     model = build_skeleton(config.model, tokens)

@@ -110,7 +110,7 @@ def make_data(work: Path) -> None:
     from dataloaders.moments.corpus import make_corpus
     from dataloaders.shards import pack
     from gcg.config import GCGConfig
-    from launcher.label import label_data
+    from launcher.labelling.label import label_data
 
     manifests = make_corpus(work / "corpus", num_videos=20, questions_per_video=4)
     manifest = manifests["train"]
@@ -146,9 +146,9 @@ def compare(work: Path, zero: int, precision: str, steps: int) -> dict[str, Any]
 def train(run: dict[str, Any], steps: int) -> Measured:
     """One rank's part: build the job as a worker does, make the steps, look at the peak."""
     from launcher.config import parse_run_config
-    from launcher.engine import import_deepspeed
-    from launcher.job import build_job, restore
-    from launcher.loop import next_batch
+    from launcher.training.engine import import_deepspeed
+    from launcher.training.job import build_job, restore
+    from launcher.training.loop import next_batch
 
     config = parse_run_config(run)
     import_deepspeed(use_gpu=False)

@@ -46,8 +46,8 @@ from tqdm import tqdm
 from dataloaders.manifest import Question, Video, write_manifest
 from gcg.build import build_encoders
 from gcg.config import FeaturesConfig, GCGConfig
-from launcher.build import build_clip_coder
-from launcher.label import padded
+from launcher.labelling.label import padded
+from launcher.training.build import build_clip_coder
 
 log = logging.getLogger(__name__)
 

@@ -12,43 +12,38 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from launcher import (
-    checkpoint_commands,
-    commands,
-    data_commands,
-    feature_commands,
-    report_command,
-)
+from launcher.commands import checkpoints, data, features, guarded, report
+from launcher.commands import stages as handlers
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="gcg", description="Train video QA that finds the moment")
     stages = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    data_commands.add_to(stages)
-    feature_commands.add_to(stages)
+    data.add_to(stages)
+    features.add_to(stages)
 
     stage = stages.add_parser("label", help="find the frames each training question is about")
     stage.add_argument("data", nargs="+", metavar="DATA", help="packed folders or URLs")
     stage.add_argument("--config", type=Path, help="run file: its model, and data.cache_*")
     stage.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     _label_arguments(stage)
-    stage.set_defaults(run=commands.label)
+    stage.set_defaults(run=handlers.label)
 
     stage = stages.add_parser("convert", help="public checkpoints into one folder for all workers")
     stage.add_argument("config", type=Path, metavar="CONFIG")
     stage.add_argument("out", type=Path, metavar="OUT", help="then: model.checkpoint: OUT")
     stage.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     stage.add_argument("--dtype", choices=["keep", "bf16", "fp16", "fp32"], default="keep")
-    stage.set_defaults(run=commands.convert)
+    stage.set_defaults(run=handlers.convert)
 
     stage = stages.add_parser("plan", help="what a run needs: memory, time, batches; needs no GPU")
     _plan_arguments(stage)
-    stage.set_defaults(run=commands.plan)
+    stage.set_defaults(run=handlers.plan)
 
     stage = stages.add_parser("doctor", help="what this machine has and lacks, and what to do")
     _doctor_arguments(stage)
-    stage.set_defaults(run=commands.doctor)
+    stage.set_defaults(run=handlers.doctor)
 
     stage = stages.add_parser("train", help="train, or go on with, the run a file describes")
     stage.add_argument("config", type=Path, metavar="CONFIG")
@@ -56,17 +51,17 @@ def build_parser() -> argparse.ArgumentParser:
     stage.add_argument(
         "--dry-run", action="store_true", help="check everything; start nothing, write nothing"
     )
-    stage.set_defaults(run=commands.train)
+    stage.set_defaults(run=handlers.train)
 
-    checkpoint_commands.add_to(stages)
-    report_command.add_to(stages)
+    checkpoints.add_to(stages)
+    report.add_to(stages)
 
     stage = stages.add_parser("eval", help="score trained runs side by side")
     stage.add_argument("runs", type=Path, nargs="+", metavar="RUN")
     stage.add_argument("--split", choices=["train", "val", "test"], default="val")
     stage.add_argument("--weights", choices=["best", "final"], default="final")
     stage.add_argument("--out", type=Path, metavar="JSON", help="also write the figures here")
-    stage.set_defaults(run=commands.evaluate)
+    stage.set_defaults(run=handlers.evaluate)
     return parser
 
 
@@ -119,7 +114,7 @@ def _doctor_arguments(stage: argparse.ArgumentParser) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
-    return commands.guarded(args.run, args)
+    return guarded(args.run, args)
 
 
 if __name__ == "__main__":

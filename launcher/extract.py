@@ -28,8 +28,8 @@ from gcg.build import build_encoders, encoder_fingerprint
 from gcg.presets import frame_shape, resolve_preset
 from gcg.vision import frames_through
 from launcher.config import RunConfig
-from launcher.data import build_decoder, storage_options
-from launcher.engine import model_dtype
+from launcher.training.data import build_decoder, storage_options
+from launcher.training.engine import model_dtype
 
 log = logging.getLogger(__name__)
 

@@ -17,10 +17,10 @@ from typing import Any, NoReturn
 
 from dataloaders.location import absolute
 from launcher.checkpoints.commit import Checkpoint
+from launcher.cluster.departure import ClusterLostError, DepartedError
 from launcher.config import RunConfig, load_run_config
-from launcher.departure import ClusterLostError, DepartedError
 from launcher.errors import UserError
-from launcher.run_folder import RunFolder
+from launcher.storage.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
@@ -33,10 +33,10 @@ def train(config: RunConfig, *, dry_run: bool = False) -> None:
     Raises:
         UserError: with all that a user must put right.
     """
-    from launcher.abilities import slow_settings
     from launcher.checkpoints.find import newest
-    from launcher.cluster import run_on_cluster
-    from launcher.preflight import claim, preflight
+    from launcher.checks.abilities import slow_settings
+    from launcher.checks.preflight import claim, preflight
+    from launcher.cluster.launch import run_on_cluster
 
     config = with_absolute_paths(config)
     preflight(config)

@@ -18,7 +18,7 @@ from torch.multiprocessing.spawn import start_processes
 
 # What a rank of a training test would spend most of its time on: importing these. DeepSpeed is
 # not among them, since it reads what kind of device to use when it is imported.
-PRELOADED = ["torch", "transformers", "launcher.job"]
+PRELOADED = ["torch", "transformers", "launcher.training.job"]
 
 
 def run_ranks(

@@ -24,7 +24,7 @@ from gcg.config import GCGConfig
 from gcg.presets import resolve_preset
 from gcg.text import TextTower
 from gcg.vision import frames_through
-from launcher.build import build_clip_coder
+from launcher.training.build import build_clip_coder
 
 # The corpus has few validation clips: train on train + val, select nothing on it.
 SPLITS = {"train": "train", "val": "train", "test": "test"}

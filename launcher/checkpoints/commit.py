@@ -20,7 +20,7 @@ from typing import Any
 
 from launcher.checkpoints.fence import assert_current
 from launcher.errors import CheckpointError
-from launcher.run_folder import RunFolder, read_json, write_json, write_text
+from launcher.storage.run_folder import RunFolder, read_json, write_json, write_text
 
 COMMIT = "COMMIT"
 META = "meta.json"

@@ -30,7 +30,7 @@ def main(argv: list[str]) -> None:
     source, out, processes = Path(argv[0]), Path(argv[1]), int(argv[2])
     _end_with_parent()
     os.register_at_fork(after_in_child=_end_with_parent)
-    from launcher.engine import import_deepspeed
+    from launcher.training.engine import import_deepspeed
 
     import_deepspeed(use_gpu=False)
     import torch

@@ -35,7 +35,7 @@ def weight_differences(one: Checkpoint, other: Checkpoint) -> list[WeightDiff]:
 
     A parameter that only one of them holds counts as infinitely different.
     """
-    from launcher.weights import load_trained_weights
+    from launcher.training.weights import load_trained_weights
 
     left, right = load_trained_weights(one.path), load_trained_weights(other.path)
     found, gap, size = [], 0.0, 0.0

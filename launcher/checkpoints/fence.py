@@ -21,7 +21,7 @@ import time
 from dataclasses import dataclass
 
 from launcher.errors import StaleAttemptError
-from launcher.run_folder import RunFolder, read_json, write_json
+from launcher.storage.run_folder import RunFolder, read_json, write_json
 
 _CLAIM = re.compile(r"(\d{5,})\.json")
 _ORIGIN = re.compile(r"(\d{5,})\.from\.json")

@@ -19,7 +19,7 @@ from launcher.checkpoints.commit import (
     size_faults,
 )
 from launcher.checkpoints.fence import read_lineage
-from launcher.run_folder import RunFolder, read_json
+from launcher.storage.run_folder import RunFolder, read_json
 
 _OLD_NAME = re.compile(r"step-(\d{8,})")  # of format 1
 

@@ -11,7 +11,7 @@ from launcher.checkpoints.commit import COMMIT, Checkpoint, parse_name
 from launcher.checkpoints.fence import assert_current, read_lineage
 from launcher.checkpoints.find import entries, read_checkpoint
 from launcher.checkpoints.universal import cache_of, caches
-from launcher.run_folder import RunFolder, read_json, write_json
+from launcher.storage.run_folder import RunFolder, read_json, write_json
 
 logger = logging.getLogger(__name__)
 

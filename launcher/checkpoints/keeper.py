@@ -18,7 +18,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from launcher.agreement import each_from_rank_0, from_rank_0, on_rank_0
 from launcher.checkpoints.background import Saved
 from launcher.checkpoints.commit import (
     FORMAT_VERSION,
@@ -33,11 +32,12 @@ from launcher.checkpoints.save import Saver, rank_file
 from launcher.checkpoints.universal import ZERO_TAG, convert, find_universal
 from launcher.checkpoints.verify import damage, share
 from launcher.config import RunConfig, fingerprint
-from launcher.engine import Engine
 from launcher.errors import CheckpointError
-from launcher.rng import set_rng_state
-from launcher.run_folder import RunFolder
-from launcher.runlog import add_event
+from launcher.observe.runlog import add_event
+from launcher.storage.run_folder import RunFolder
+from launcher.training.agreement import each_from_rank_0, from_rank_0, on_rank_0
+from launcher.training.engine import Engine
+from launcher.training.rng import set_rng_state
 
 logger = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from launcher.checkpoints.convert import STATE, STATES
-from launcher.engine import Engine
 from launcher.errors import CheckpointError
+from launcher.training.engine import Engine
 
 MASTER, *MOMENTS = STATES
 

@@ -17,17 +17,17 @@ from typing import Any
 
 import torch.distributed as dist
 
-from launcher.agreement import from_rank_0
 from launcher.checkpoints.background import BackgroundWriter, Saved
 from launcher.checkpoints.commit import checkpoint_path, commit, open_checkpoint
 from launcher.checkpoints.keep import discard, prune, record_best
 from launcher.checkpoints.snapshot import HostMemory, SnapshotEngine
 from launcher.checkpoints.universal import ZERO_TAG
 from launcher.config import CheckpointSection
-from launcher.engine import Engine
 from launcher.errors import RunStoppedError
-from launcher.rng import rng_state
-from launcher.run_folder import RunFolder
+from launcher.storage.run_folder import RunFolder
+from launcher.training.agreement import from_rank_0
+from launcher.training.engine import Engine
+from launcher.training.rng import rng_state
 
 logger = logging.getLogger(__name__)
 

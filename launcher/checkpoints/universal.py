@@ -21,7 +21,7 @@ from pathlib import Path
 from launcher.checkpoints.commit import COMMIT, META, Checkpoint, describe, parse_name, seal
 from launcher.checkpoints.commit import size_faults as faults_of
 from launcher.errors import CheckpointError
-from launcher.run_folder import RunFolder, read_json, write_json
+from launcher.storage.run_folder import RunFolder, read_json, write_json
 
 BEAT_S = 1.0
 ZERO_TAG = "zero"

@@ -141,7 +141,7 @@ def _is_native(torch: Any, name: str, device: str) -> bool:
         # Tensor cores take fp16 from Volta (7.0) on, bf16 from Ampere (8.0) on.
         least = (7, 0) if name == "fp16" else (8, 0)
         return torch.cuda.get_device_capability() >= least
-    from launcher.arithmetic import cpu_computes_bf16, cpu_computes_fp16
+    from launcher.checks.arithmetic import cpu_computes_bf16, cpu_computes_fp16
 
     return cpu_computes_bf16() if name == "bf16" else cpu_computes_fp16()
 

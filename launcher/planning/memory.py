@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from launcher.config import RunConfig
-from launcher.contrast import groups_span
 from launcher.planning.activations import Kept, micro_batch_activations
 from launcher.planning.shapes import MicroBatch, ModelShape
 from launcher.planning.sizes import Census
 from launcher.planning.states import PHASES, TRAINING, Engine, Line, Phase, state_lines
+from launcher.training.contrast import groups_span
 
 Device = Literal["cpu", "cuda"]
 
@@ -123,7 +123,8 @@ def _contrast(
     config: RunConfig, model: ModelShape, batch: MicroBatch, engine: Engine
 ) -> list[Line]:
     """C of every visit of the groups a micro-batch touches. Where groups reach beyond a
-    micro-batch, all of a step are encoded ahead, and E of the others waits (launcher/contrast.py).
+    micro-batch, all of a step are encoded ahead, and E of the others waits
+    (launcher/training/contrast.py).
     """
     if not model.grounded:
         return []

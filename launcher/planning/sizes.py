@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from launcher.config import OptimSection
-from launcher.optimizer import parameter_groups
+from launcher.training.optimizer import parameter_groups
 
 # Parts in the order a sample meets them, and where their parameters lie in a GCGModel.
 PARTS: dict[str, tuple[str, ...]] = {

@@ -11,9 +11,9 @@ from dataloaders.layout import contrast_groups
 from dataloaders.location import is_url
 from dataloaders.source import Source
 from launcher.config import RunConfig, cross_check
-from launcher.data import build_plan, open_train
 from launcher.errors import ConfigError, UserError
 from launcher.planning.shapes import CLIP_SIZE
+from launcher.training.data import build_plan, open_train
 
 # GPUs of a machine where --nodes does not say.
 _PER_NODE = 8

@@ -13,7 +13,7 @@ import pytest
 from launcher.checkpoints.fence import begin_attempt, record_origin
 from launcher.checkpoints.find import complete_checkpoints, entries, newest, passed_over
 from launcher.checkpoints.keep import prune
-from launcher.run_folder import RunFolder
+from launcher.storage.run_folder import RunFolder
 from tests.conftest import ROOT
 
 # file, bytes of it that reach the disk before the kill

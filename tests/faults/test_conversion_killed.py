@@ -15,7 +15,7 @@ from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedExc
 from launcher.checkpoints.find import newest
 from launcher.checkpoints.universal import caches, find_universal
 from launcher.checkpoints.verify import damage
-from launcher.run_folder import RunFolder
+from launcher.storage.run_folder import RunFolder
 from tests.spawn import run_ranks
 
 from .toy_runs import Contents, ToyAttempt

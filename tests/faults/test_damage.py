@@ -13,7 +13,7 @@ import torch.distributed as dist
 from launcher.checkpoints.find import complete_checkpoints, newest
 from launcher.cli import main
 from launcher.errors import CheckpointError
-from launcher.run_folder import RunFolder
+from launcher.storage.run_folder import RunFolder
 from tests.spawn import run_ranks
 
 from .toy_runs import ToyAttempt

@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 
+from launcher.cluster.departure import EXIT_RESUME
 from launcher.config import RunConfig, dump, parse_run_config
-from launcher.data import build_plan, open_train
-from launcher.departure import EXIT_RESUME
-from launcher.run_folder import RunFolder
-from launcher.runlog import read_metrics
-from launcher.weights import load_trained_weights
-from launcher.worker import run_worker
+from launcher.observe.runlog import read_metrics
+from launcher.storage.run_folder import RunFolder
+from launcher.training.data import build_plan, open_train
+from launcher.training.weights import load_trained_weights
+from launcher.training.worker import run_worker
 from tests.launcher.conftest import run_tree
 from tests.launcher.test_kill_resume import Command, last_step, saved_step
 from tests.launcher.test_ray_job import wait_for

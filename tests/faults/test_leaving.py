@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from launcher.cluster.departure import EXIT_RESUME
 from launcher.config import RunConfig, dump, parse_run_config
-from launcher.departure import EXIT_RESUME
-from launcher.run_folder import RunFolder
-from launcher.runlog import read_metrics
-from launcher.weights import load_trained_weights
-from launcher.worker import run_worker
+from launcher.observe.runlog import read_metrics
+from launcher.storage.run_folder import RunFolder
+from launcher.training.weights import load_trained_weights
+from launcher.training.worker import run_worker
 from tests.launcher.conftest import run_tree
 from tests.launcher.test_kill_resume import Command
 from tests.spawn import run_ranks
@@ -84,7 +84,7 @@ def test_asked_to_leave_and_hung(packed: Path, tmp_path: Path, commands: list[Co
     command.wait_for(lambda: len(rows(folder, "start")) == 3, "a rank that hung replaced")
     assert rows(folder, "start")[2]["step"] == left["step"]
     stacks = [p.read_text() for p in (folder.root / "logs").glob("hang-worker-*")]
-    assert any("Timeout" in text and "launcher/loop.py" in text for text in stacks)
+    assert any("Timeout" in text and "launcher/training/loop.py" in text for text in stacks)
 
     command.wait_for(lambda: steps() >= left["step"] + 3, "steps after that")
     command.process.send_signal(signal.SIGTERM)

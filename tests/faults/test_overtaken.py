@@ -9,12 +9,12 @@ import pytest
 
 from launcher.checkpoints.fence import begin_attempt
 from launcher.checkpoints.find import complete_checkpoints
-from launcher.cluster import check_outcome
+from launcher.cluster.launch import check_outcome
 from launcher.config import RunConfig
 from launcher.errors import RunStoppedError
-from launcher.run_folder import RunFolder
-from launcher.runlog import read_metrics
-from launcher.worker import run_worker
+from launcher.observe.runlog import read_metrics
+from launcher.storage.run_folder import RunFolder
+from launcher.training.worker import run_worker
 from tests.spawn import run_ranks
 
 from .test_training_runs import make

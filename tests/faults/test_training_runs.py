@@ -16,10 +16,10 @@ import pytest
 from torch import Tensor
 
 from launcher.config import RunConfig, parse_run_config
-from launcher.run_folder import RunFolder
-from launcher.runlog import read_metrics
-from launcher.weights import load_trained_weights
-from launcher.worker import run_worker
+from launcher.observe.runlog import read_metrics
+from launcher.storage.run_folder import RunFolder
+from launcher.training.weights import load_trained_weights
+from launcher.training.worker import run_worker
 from tests.gcg.weights.checkpoints import make_llm
 from tests.launcher.conftest import run_tree
 from tests.spawn import run_ranks

@@ -15,9 +15,9 @@ import pytest
 
 from launcher.checkpoints.find import complete_checkpoints, newest
 from launcher.checkpoints.universal import caches
-from launcher.run_folder import RunFolder
-from launcher.runlog import read_metrics
-from launcher.weights import load_trained_weights
+from launcher.observe.runlog import read_metrics
+from launcher.storage.run_folder import RunFolder
+from launcher.training.weights import load_trained_weights
 from tests.spawn import run_ranks
 
 from .toy_runs import Contents, ToyAttempt, distance

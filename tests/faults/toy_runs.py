@@ -12,15 +12,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-import launcher.engine as engine_module
+import launcher.training.engine as engine_module
 from ds_configs import load_profile
 from launcher.checkpoints.fence import begin_attempt
 from launcher.checkpoints.keeper import CheckpointKeeper, Position
-from launcher.engine import build_engine
-from launcher.guard import Guard
-from launcher.rng import seed_everything
-from launcher.run_folder import RunFolder
-from launcher.step import TrainStep
+from launcher.storage.run_folder import RunFolder
+from launcher.training.engine import build_engine
+from launcher.training.guard import Guard
+from launcher.training.rng import seed_everything
+from launcher.training.step import TrainStep
 from tests.launcher.toy import ToyModel, ToyOutput, toy_config, toy_micro_batches, toy_num_pairs
 
 

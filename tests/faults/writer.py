@@ -15,7 +15,7 @@ from pathlib import Path
 
 from launcher.checkpoints import commit as stage
 from launcher.errors import StaleAttemptError
-from launcher.run_folder import RunFolder
+from launcher.storage.run_folder import RunFolder
 
 WORLD_SIZE = 2
 SHARD_BYTES = 4000

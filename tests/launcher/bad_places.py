@@ -13,9 +13,9 @@ from typing import Any
 
 from launcher.checkpoints.commit import commit, open_checkpoint, record_rank
 from launcher.checkpoints.fence import begin_attempt
+from launcher.checks.preflight import claim
 from launcher.config import fingerprint, parse_run_config
-from launcher.preflight import claim
-from launcher.run_folder import RunFolder
+from launcher.storage.run_folder import RunFolder
 from tests.gcg.writers import save_writer
 
 Tree = dict[str, Any]

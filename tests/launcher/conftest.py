@@ -27,7 +27,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from dataloaders.manifest import read_manifest
     from dataloaders.moments.corpus import make_corpus
     from dataloaders.shards import pack
-    from launcher.label import label_data
+    from launcher.labelling.label import label_data
 
     root = tmp_path_factory.mktemp("corpus")
     manifests = make_corpus(root / "raw", num_videos=20, questions_per_video=6)

@@ -11,9 +11,9 @@ import torch
 from dataloaders.batch import Batch
 from dataloaders.loader import Loader
 from gcg.build import build_model
-from launcher.build import build_parts
 from launcher.config import RunConfig, parse_run_config
-from launcher.data import build_loader
+from launcher.training.build import build_parts
+from launcher.training.data import build_loader
 
 from .conftest import run_tree
 

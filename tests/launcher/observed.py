@@ -9,8 +9,8 @@ from typing import Any
 
 from launcher.checkpoints.find import newest
 from launcher.config import RunConfig, parse_run_config
-from launcher.run_folder import RunFolder
-from launcher.worker import run_worker
+from launcher.storage.run_folder import RunFolder
+from launcher.training.worker import run_worker
 from tests.spawn import run_ranks
 
 from .conftest import run_tree
@@ -56,7 +56,7 @@ def run_twice(config: RunConfig) -> None:
 
 def observe(packed: Path, storage: Path, **log: Any) -> RunFolder:
     """The folder of a run that was trained to step 4, lost steps 3 and 4, and was completed."""
-    from launcher.preflight import claim
+    from launcher.checks.preflight import claim
 
     config = observed_config(packed, storage, **log)
     claim(config)

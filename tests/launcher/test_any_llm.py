@@ -15,11 +15,11 @@ from dataloaders.shards import pack
 from gcg.build import build_model
 from gcg.llm import is_adapter
 from launcher.config import RunConfig, parse_run_config
-from launcher.evaluate import evaluate_split, gather_rows
-from launcher.run_folder import RunFolder
-from launcher.sharded import build_for_engine
-from launcher.weights import load_trained_weights
-from launcher.worker import run_worker
+from launcher.evaluation.evaluate import evaluate_split, gather_rows
+from launcher.storage.run_folder import RunFolder
+from launcher.training.sharded import build_for_engine
+from launcher.training.weights import load_trained_weights
+from launcher.training.worker import run_worker
 from tests.gcg.test_chat import CHATML
 from tests.gcg.weights.checkpoints import LLM, make_llm
 from tests.launcher.conftest import run_tree
@@ -74,7 +74,7 @@ Answered = tuple[list[dict[str, Any]], list[list[int]], list[list[int]]]
 
 def train_and_answer(configs: dict[str, RunConfig]) -> Answered:
     """Train each run; then answer with the partitioned model of ``lora``, still untrained."""
-    from launcher.engine import build_engine
+    from launcher.training.engine import build_engine
 
     for config in configs.values():
         run_worker(config, lambda figures: None)

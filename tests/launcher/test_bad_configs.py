@@ -19,7 +19,7 @@ import pytest
 import torch
 import yaml
 
-from launcher.arithmetic import cpu_computes_fp16
+from launcher.checks.arithmetic import cpu_computes_fp16
 from launcher.train import main
 from tests.launcher.bad_places import PLACES
 from tests.launcher.conftest import run_tree

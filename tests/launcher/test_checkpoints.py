@@ -28,7 +28,7 @@ from launcher.checkpoints.keep import prune, read_best, record_best
 from launcher.checkpoints.universal import find_universal, publish
 from launcher.checkpoints.verify import damage, share
 from launcher.errors import CheckpointError, StaleAttemptError
-from launcher.run_folder import RunFolder
+from launcher.storage.run_folder import RunFolder
 
 
 @pytest.fixture

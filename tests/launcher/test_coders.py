@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, InstructBlipConfig
 from gcg.config import GCGConfig
 from gcg.errors import ModelError
 from gcg.tokens import load_tokens
-from launcher.build import build_clip_coder, build_coders
+from launcher.training.build import build_clip_coder, build_coders
 from tests.gcg.test_chat import BRACKETS, CHATML
 from tests.gcg.weights.checkpoints import (
     LLM,

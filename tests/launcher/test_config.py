@@ -19,7 +19,7 @@ from launcher.config import (
     parse_run_config,
     trajectory,
 )
-from launcher.config_file import apply_override
+from launcher.config.file import apply_override
 from launcher.errors import ConfigError
 
 MINIMAL: dict[str, Any] = {

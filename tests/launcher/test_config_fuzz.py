@@ -15,9 +15,9 @@ import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from launcher.checks.preflight import preflight
 from launcher.config import RunConfig, dump, load_run_config, parse_run_config
 from launcher.errors import UserError
-from launcher.preflight import preflight
 from tests.launcher.conftest import run_tree
 from tests.launcher.plausible_values import PLAUSIBLE
 

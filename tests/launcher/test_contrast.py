@@ -13,14 +13,14 @@ import torch.distributed as dist
 
 from gcg.contrast import Candidates
 from launcher.config import RunConfig
-from launcher.contrast import (
+from launcher.errors import ConfigError
+from launcher.training.contrast import (
     ContrastExchange,
     gather_candidates,
     groups_span,
     peer_blocks,
     touched,
 )
-from launcher.errors import ConfigError
 from tests.spawn import run_ranks
 
 from .toy import toy_config

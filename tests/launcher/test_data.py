@@ -10,8 +10,8 @@ from dataloaders.errors import DataError
 from dataloaders.mixed_source import MixedSource
 from dataloaders.quarantine import BadSample, Budget
 from launcher.config import parse_run_config
-from launcher.data import mixture_budgets, open_train
 from launcher.extract import extract
+from launcher.training.data import mixture_budgets, open_train
 
 from .conftest import run_tree
 

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from launcher.checkpoints.fence import begin_attempt
 from launcher.checkpoints.find import newest
+from launcher.cluster.elastic import Growth, wait_for_room, worker_resources
 from launcher.config import RunConfig, parse_run_config
-from launcher.elastic import Growth, wait_for_room, worker_resources
+from launcher.observe.runlog import read_metrics
 from launcher.planning.world import fit_world
-from launcher.run_folder import RunFolder, read_json, write_text
-from launcher.runlog import read_metrics
-from launcher.worker import run_worker
+from launcher.storage.run_folder import RunFolder, read_json, write_text
+from launcher.training.worker import run_worker
 from tests.spawn import run_ranks
 
 from .conftest import run_tree

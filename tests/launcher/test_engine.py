@@ -14,14 +14,14 @@ from ds_configs import load_profile
 from launcher.checkpoints.fence import begin_attempt
 from launcher.checkpoints.find import newest
 from launcher.checkpoints.keeper import CheckpointKeeper, Position
-from launcher.engine import build_engine, engine_profile
 from launcher.errors import CheckpointError
-from launcher.guard import Guard
-from launcher.optimizer import learning_rate_share, parameter_groups
-from launcher.rng import seed_everything
-from launcher.run_folder import RunFolder
-from launcher.step import StepResult, TrainStep
-from launcher.weights import load_trained_weights, write_final
+from launcher.storage.run_folder import RunFolder
+from launcher.training.engine import build_engine, engine_profile
+from launcher.training.guard import Guard
+from launcher.training.optimizer import learning_rate_share, parameter_groups
+from launcher.training.rng import seed_everything
+from launcher.training.step import StepResult, TrainStep
+from launcher.training.weights import load_trained_weights, write_final
 from tests.spawn import run_ranks
 
 from .toy import ToyModel, toy_config, toy_micro_batches, toy_num_pairs

@@ -10,8 +10,8 @@ from dataloaders.manifest import Question, read_manifest
 from dataloaders.shards import pack
 from gcg.build import build_model
 from launcher.config import RunConfig, parse_run_config
-from launcher.evaluate import evaluate_split, normalise_answer
-from launcher.scores import summarise
+from launcher.evaluation.evaluate import evaluate_split, normalise_answer
+from launcher.evaluation.scores import summarise
 from tests.launcher.conftest import run_tree
 
 MODES = ["grounding", "uniform", "oracle"]

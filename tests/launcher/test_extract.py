@@ -15,7 +15,7 @@ from dataloaders.open_source import open_source
 from launcher.cli import main
 from launcher.config import dump, load_run_config
 from launcher.extract import extract
-from launcher.label import label_data
+from launcher.labelling.label import label_data
 
 from .conftest import MODEL
 from .feature_runs import assert_same_but_frames, clips_config, micro_batches

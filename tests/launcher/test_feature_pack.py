@@ -15,11 +15,11 @@ import yaml
 from dataloaders.labels import LabelSet
 from dataloaders.manifest import Question, Video, write_manifest
 from gcg.build import build_model
-from launcher.build import build_parts
+from launcher.checks.preflight import preflight
 from launcher.cli import main
 from launcher.config import load_run_config, parse_run_config
-from launcher.data import build_loader
-from launcher.preflight import preflight
+from launcher.training.build import build_parts
+from launcher.training.data import build_loader
 from tests.gcg.test_features import WIDTH, sentences
 
 from .conftest import run_tree

@@ -13,13 +13,13 @@ from dataloaders.batch import Batch
 from dataloaders.index import read_index
 from dataloaders.open_source import open_source
 from gcg.build import build_model
+from launcher.checks.preflight import preflight
 from launcher.config import ConfigError, RunConfig
 from launcher.errors import PreflightError
-from launcher.evaluate import evaluate_split
-from launcher.preflight import preflight
-from launcher.run_folder import RunFolder
-from launcher.runlog import read_metrics
-from launcher.worker import run_worker
+from launcher.evaluation.evaluate import evaluate_split
+from launcher.observe.runlog import read_metrics
+from launcher.storage.run_folder import RunFolder
+from launcher.training.worker import run_worker
 from tests.spawn import run_ranks
 
 from .feature_runs import (
@@ -81,8 +81,8 @@ def test_features_of_a_batch_are_what_the_model_would_encode(
 
 def in_order(config: RunConfig, source: Any) -> list[Batch]:
     from dataloaders.eval_loader import EvalLoader
-    from launcher.build import build_coders, build_collator
-    from launcher.data import build_decoder
+    from launcher.training.build import build_coders, build_collator
+    from launcher.training.data import build_decoder
 
     loader = EvalLoader(
         source,

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher.events import Event, EventFile, read_events
-from launcher.goodput import CAUSES, USEFUL, Goodput, account
-from launcher.ledger import Ledger
-from launcher.run_folder import RunFolder
+from launcher.observe.events import Event, EventFile, read_events
+from launcher.observe.goodput import CAUSES, USEFUL, Goodput, account
+from launcher.observe.ledger import Ledger
+from launcher.storage.run_folder import RunFolder
 
 
 class History:

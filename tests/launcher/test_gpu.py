@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from launcher.config import RunConfig, parse_run_config
-from launcher.run_folder import RunFolder, read_json
-from launcher.runlog import read_metrics
-from launcher.worker import run_worker
+from launcher.observe.runlog import read_metrics
+from launcher.storage.run_folder import RunFolder, read_json
+from launcher.training.worker import run_worker
 from tests.gcg.weights.checkpoints import Sizes, make_llm
 from tests.spawn import run_ranks
 

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from launcher.config import SafetySection
 from launcher.errors import RunStoppedError
-from launcher.guard import Guard
-from launcher.rng import seed_everything
-from launcher.step import StepResult
+from launcher.training.guard import Guard
+from launcher.training.rng import seed_everything
+from launcher.training.step import StepResult
 from tests.spawn import run_ranks
 
 from .test_engine import Attempt, same

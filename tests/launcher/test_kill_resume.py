@@ -19,10 +19,10 @@ import torch
 from launcher.checkpoints.fence import current_attempt
 from launcher.checkpoints.find import newest
 from launcher.config import RunConfig, dump, parse_run_config
-from launcher.run_folder import RunFolder
-from launcher.runlog import read_metrics
-from launcher.weights import load_trained_weights
-from launcher.worker import run_worker
+from launcher.observe.runlog import read_metrics
+from launcher.storage.run_folder import RunFolder
+from launcher.training.weights import load_trained_weights
+from launcher.training.worker import run_worker
 from tests.conftest import ROOT
 from tests.spawn import run_ranks
 

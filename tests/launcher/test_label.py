@@ -12,7 +12,7 @@ from dataloaders.shard_source import ShardSource
 from gcg.build import encoder_fingerprint
 from gcg.config import GCGConfig
 from gcg.labels import STRATEGIES, make_strategy
-from launcher.label import label_data
+from launcher.labelling.label import label_data
 from tests.launcher.conftest import MODEL
 
 MODEL_CONFIG = GCGConfig(**MODEL)

@@ -20,9 +20,9 @@ from gcg.labels import STRATEGIES, make_strategy
 from gcg.metrics import iou_iop, span_of_weights
 from launcher.cli import main
 from launcher.errors import UserError
-from launcher.label import label_data
-from launcher.label_compare import CEILING, UNIFORM, compare_labels, is_unbalanced
-from launcher.label_report import check_plot, comparison_table, write_comparison
+from launcher.labelling.compare import CEILING, UNIFORM, compare_labels, is_unbalanced
+from launcher.labelling.label import label_data
+from launcher.labelling.report import check_plot, comparison_table, write_comparison
 from tests.launcher.conftest import MODEL
 
 CONFIG = GCGConfig(**MODEL)
@@ -152,7 +152,7 @@ def test_data_without_gold_spans(packed: Path, tmp_path: Path) -> None:
 
 
 def test_without_matplotlib_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("launcher.label_report.find_spec", lambda name: None)
+    monkeypatch.setattr("launcher.labelling.report.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"gcg-train\[plot\]"):
         check_plot()
 

@@ -18,9 +18,9 @@ from dataloaders.labels import LabelSet
 from dataloaders.shard_source import ShardSource
 from gcg.config import GCGConfig
 from gcg.description import describe
-from launcher.describe import LLMWriter, TemplateWriter, make_writer
 from launcher.errors import UserError
-from launcher.label import label_data
+from launcher.labelling.describe import LLMWriter, TemplateWriter, make_writer
+from launcher.labelling.label import label_data
 from tests.gcg.writers import save_writer
 from tests.launcher.conftest import MODEL
 
@@ -30,7 +30,7 @@ WRITE = """
 import sys
 from pathlib import Path
 from dataloaders.shard_source import ShardSource
-from launcher.describe import LLMWriter
+from launcher.labelling.describe import LLMWriter
 data = Path(sys.argv[2])
 LLMWriter(sys.argv[1], batch=12).prepare(data, ShardSource(data), lambda count, total: None)
 """

@@ -17,10 +17,10 @@ import torch.distributed as dist
 
 from gcg.dropout import SampleDropout
 from launcher.config import RunConfig, parse_run_config
-from launcher.contrast import ContrastExchange, groups_span
-from launcher.job import Job, build_job
-from launcher.loop import next_batch
-from launcher.step import StepResult
+from launcher.training.contrast import ContrastExchange, groups_span
+from launcher.training.job import Job, build_job
+from launcher.training.loop import next_batch
+from launcher.training.step import StepResult
 from tests.spawn import run_ranks
 
 from .conftest import run_tree

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from launcher.cli import main
-from launcher.events import read_events
-from launcher.goodput import USEFUL, account
-from launcher.run_folder import RunFolder, read_json
-from launcher.runlog import read_metrics
+from launcher.observe.events import read_events
+from launcher.observe.goodput import USEFUL, account
+from launcher.observe.runlog import read_metrics
+from launcher.storage.run_folder import RunFolder, read_json
 
 from .observed import STEPS, observe
 from .pages import check_page

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from launcher.config import OptimSection, parse_run_config
 from launcher.errors import ConfigError
-from launcher.optimizer import learning_rate_share, parameter_groups
+from launcher.training.optimizer import learning_rate_share, parameter_groups
 from tests.spawn import run_ranks
 
 from .toy import ToyModel, toy_config

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from launcher.abilities import missing_abilities, slow_settings
+from launcher.checks.abilities import missing_abilities, slow_settings
 from launcher.config import fingerprint
-from launcher.engine import engine_profile, model_dtype
 from launcher.errors import ConfigError, RunStoppedError
-from launcher.step import MAX_SKIPPED, StepResult
+from launcher.training.engine import engine_profile, model_dtype
+from launcher.training.step import MAX_SKIPPED, StepResult
 from tests.spawn import run_ranks
 
 from .test_engine import Attempt, same

@@ -11,10 +11,10 @@ import pytest
 
 from launcher.checkpoints.commit import commit, open_checkpoint
 from launcher.checkpoints.fence import begin_attempt
+from launcher.checks.preflight import claim, preflight
 from launcher.config import RunConfig, dump, fingerprint
 from launcher.errors import PreflightError
-from launcher.preflight import claim, preflight
-from launcher.run_folder import RunFolder
+from launcher.storage.run_folder import RunFolder
 from launcher.train import main
 
 MakeConfig = Callable[..., RunConfig]

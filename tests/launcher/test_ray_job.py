@@ -22,8 +22,8 @@ import pytest
 
 from launcher.checkpoints.find import newest
 from launcher.config import dump, parse_run_config
-from launcher.run_folder import RunFolder
-from launcher.runlog import read_metrics
+from launcher.observe.runlog import read_metrics
+from launcher.storage.run_folder import RunFolder
 from tests.conftest import ROOT
 from tests.launcher.conftest import run_tree
 

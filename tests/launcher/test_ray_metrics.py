@@ -12,11 +12,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from launcher.cluster.metrics import COUNTERS, GAUGES
 from launcher.config import RunConfig, dump, parse_run_config
-from launcher.events import read_events
-from launcher.goodput import account
-from launcher.ray_metrics import COUNTERS, GAUGES
-from launcher.run_folder import RunFolder
+from launcher.observe.events import read_events
+from launcher.observe.goodput import account
+from launcher.storage.run_folder import RunFolder
 
 from .conftest import run_tree
 from .test_kill_resume import Command

@@ -11,11 +11,11 @@ import pytest
 
 from dataloaders.labels import LabelSet
 from gcg.config import GCGConfig
+from launcher.checks.preflight import claim, preflight
 from launcher.cli import main
 from launcher.config import RunConfig, dump
-from launcher.data import storage_options
 from launcher.errors import PreflightError
-from launcher.preflight import claim, preflight
+from launcher.training.data import storage_options
 from tests.conftest import ROOT
 from tests.dataloaders.s3_server import S3
 from tests.launcher.conftest import MODEL

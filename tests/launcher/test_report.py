@@ -10,15 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher import plots
 from launcher.cli import main
 from launcher.config import dump
-from launcher.events import EventFile
-from launcher.ledger import Ledger
-from launcher.run_figures import run_figures
-from launcher.run_folder import RunFolder, write_json, write_text
-from launcher.run_page import render, span
-from launcher.runlog import RunLog
+from launcher.observe.events import EventFile
+from launcher.observe.ledger import Ledger
+from launcher.observe.runlog import RunLog
+from launcher.report import plots
+from launcher.report.figures import run_figures
+from launcher.report.page import render, span
+from launcher.storage.run_folder import RunFolder, write_json, write_text
 
 from .pages import Page, check_page
 from .toy import toy_config

@@ -10,9 +10,9 @@ import pytest
 
 from launcher.checkpoints.find import newest
 from launcher.config import RunConfig, parse_run_config
-from launcher.run_folder import RunFolder
-from launcher.runlog import read_metrics
-from launcher.worker import run_worker
+from launcher.observe.runlog import read_metrics
+from launcher.storage.run_folder import RunFolder
+from launcher.training.worker import run_worker
 from tests.spawn import run_ranks
 
 from .conftest import run_tree

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from launcher.event_files import EventFiles
-from launcher.progress import Progress
-from launcher.run_folder import RunFolder
-from launcher.runlog import RunLog, read_metrics
+from launcher.observe.event_files import EventFiles
+from launcher.observe.progress import Progress
+from launcher.observe.runlog import RunLog, read_metrics
+from launcher.storage.run_folder import RunFolder
 
 STEP = {
     "loss": 1.0,

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from launcher.scores import summarise, table
+from launcher.evaluation.scores import summarise, table
 
 
 def row(video: str, correct: bool, span: tuple[float, float] | None, kind: str = "what") -> dict:

@@ -16,13 +16,13 @@ from gcg.skeleton import CHUNK
 from launcher.checkpoints.fence import begin_attempt
 from launcher.checkpoints.keeper import CheckpointKeeper, Position
 from launcher.config import RunConfig
-from launcher.engine import build_engine, import_deepspeed, model_dtype
-from launcher.guard import Guard
-from launcher.rng import seed_everything
-from launcher.run_folder import RunFolder
-from launcher.sharded import build_for_engine
-from launcher.step import StepResult, TrainStep
-from launcher.weights import load_trained_weights
+from launcher.storage.run_folder import RunFolder
+from launcher.training.engine import build_engine, import_deepspeed, model_dtype
+from launcher.training.guard import Guard
+from launcher.training.rng import seed_everything
+from launcher.training.sharded import build_for_engine
+from launcher.training.step import StepResult, TrainStep
+from launcher.training.weights import load_trained_weights
 from tests.spawn import run_ranks
 
 from .big_models import Clips, instructblip, make_checkpoints, run_of

@@ -15,13 +15,13 @@ import yaml
 from launcher.cli import main
 from launcher.config import parse_run_config
 from launcher.errors import ConfigError
-from launcher.event_files import EventFiles
-from launcher.meter import percentile
-from launcher.peak import product_tflops, published_tflops
-from launcher.run_folder import RunFolder, read_json, write_json
-from launcher.runlog import RunLog, read_metrics
-from launcher.sinks import Background, Guarded, Numbers, open_sinks
-from launcher.trackers import MLflow
+from launcher.observe.event_files import EventFiles
+from launcher.observe.meter import percentile
+from launcher.observe.peak import product_tflops, published_tflops
+from launcher.observe.runlog import RunLog, read_metrics
+from launcher.observe.sinks import Background, Guarded, Numbers, open_sinks
+from launcher.observe.trackers import MLflow
+from launcher.storage.run_folder import RunFolder, read_json, write_json
 
 from .conftest import MakeConfig
 from .toy import toy_config

@@ -13,10 +13,10 @@ from gcg.build import build_model
 from launcher.checkpoints.find import complete_checkpoints
 from launcher.checkpoints.keep import read_best
 from launcher.config import RunConfig, parse_run_config
-from launcher.run_folder import RunFolder, read_json
-from launcher.runlog import read_metrics
-from launcher.weights import load_trained_weights
-from launcher.worker import run_worker
+from launcher.observe.runlog import read_metrics
+from launcher.storage.run_folder import RunFolder, read_json
+from launcher.training.weights import load_trained_weights
+from launcher.training.worker import run_worker
 from tests.spawn import run_ranks
 
 from .conftest import run_tree

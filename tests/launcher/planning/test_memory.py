@@ -182,7 +182,7 @@ def test_a_process_keeps_what_small_tensors_took():
 
 
 def test_groups_that_span_micro_batches_keep_their_frames():
-    """The others' E waits: launcher/contrast.py encodes a step's micro-batches ahead."""
+    """The others' E waits: launcher/training/contrast.py encodes a step's micro-batches ahead."""
 
     def waiting(group: int) -> int:
         config = instructblip(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from launcher.optimizer import parameter_groups
 from launcher.planning import describe_model
 from launcher.planning.sizes import Census, take_census
+from launcher.training.optimizer import parameter_groups
 
 from .runs import LLAMA_70B, VICUNA_7B, VICUNA_13B, XL, XXL, instructblip, run
 

@@ -1,0 +1,157 @@
+"""How many workers there is room for, at the start of an attempt and while it runs.
+
+Ray Train gets a fixed number of workers for each attempt, the largest that both the cluster and the
+batches allow. Its own elastic mode starts any number between its bounds, also one that does not
+divide the streams, and stops workers in the middle of a step when it grows.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from launcher.checkpoints.fence import current_attempt
+from launcher.config import RunConfig
+from launcher.storage.run_folder import RunFolder, write_text
+
+logger = logging.getLogger(__name__)
+
+_POLL_S = 0.5
+
+
+def worker_resources(config: RunConfig) -> dict[str, float]:
+    """What one worker takes of its node."""
+    gpus = {"GPU": 1.0} if config.scale.use_gpu else {}
+    return {"CPU": float(config.scale.cpus_per_worker), **gpus}
+
+
+def wait_for_room(config: RunConfig, is_over: Callable[[], bool]) -> int | None:
+    """The number of workers to start with. Ray must be initialised.
+
+    For a fixed number Ray waits. Where it may change: at once the most there may be, else, once the
+    room has been the same for ``scale.settle_s``, the largest number that fits.
+
+    Args:
+        is_over: asked while waiting; when true, None is returned.
+    """
+    if not config.scale.is_elastic:
+        return config.world_size
+    seats, steady = _Seats(config, config.world_size), _Steady()
+    warned = False
+    try:
+        while not is_over():
+            found = seats.count()
+            world = _largest(config, found)
+            settled = steady.seconds(found) >= config.scale.settle_s
+            if world is not None and (settled or world == config.world_size):
+                logger.info("room for %d workers: starting %d", found, world)
+                return world
+            if settled and not warned:
+                warned = True
+                least = config.world_sizes[0]
+                logger.warning("room for %d workers, %d needed: waiting for more", found, least)
+            time.sleep(_POLL_S)
+        return None
+    finally:
+        seats.close()
+
+
+class Growth:
+    """Asks the workers to leave at their next checkpoint once there is room for more of them.
+
+    The room is held meanwhile. If it goes before the checkpoint comes, the wish is taken back.
+
+    Args:
+        world: how many workers the attempt has.
+    """
+
+    def __init__(self, config: RunConfig, folder: RunFolder, world: int) -> None:
+        self._config, self._folder, self._world = config, folder, world
+        self._before = current_attempt(folder)
+        self._seats: _Seats | None = None
+        self._steady = _Steady()
+        self._wished: int | None = None
+        self._looked_at = time.monotonic()
+        folder.grow.unlink(missing_ok=True)  # of a command that was killed
+
+    def look(self) -> None:
+        """Compare the room with the workers, now and then; called often."""
+        now = time.monotonic()
+        if self._world == self._config.world_size or now - self._looked_at < _POLL_S:
+            return
+        self._looked_at = now
+        if self._seats is None:
+            # Only when the workers are there: seats taken before would be theirs.
+            if current_attempt(self._folder) > self._before:
+                self._seats = _Seats(self._config, self._config.world_size - self._world)
+            return
+        found = self._seats.count()
+        larger = _largest(self._config, self._world + found)
+        settled = self._steady.seconds(found) >= self._config.scale.settle_s
+        if larger is None or larger <= self._world:
+            self._wish(None)
+        elif settled:
+            self._wish(larger)
+
+    def close(self) -> None:
+        if self._seats is not None:
+            self._seats.close()
+        self._wish(None)
+
+    def _wish(self, world: int | None) -> None:
+        if world == self._wished:
+            return
+        if world is None:
+            self._folder.grow.unlink(missing_ok=True)
+        else:
+            write_text(self._folder.grow, f"there is room for {world} workers\n")
+        self._wished = world
+
+
+class _Seats:
+    """Room for one worker each, asked of the cluster: what it cannot give now it gives later.
+
+    Asking beats computing it: other jobs, nodes that are lost or about to go, and that a worker's
+    CPUs and GPU must lie on one node, are all seen to by Ray. A cluster that grows by demand sees
+    a demand.
+    """
+
+    def __init__(self, config: RunConfig, number: int) -> None:
+        from ray.util import placement_group
+
+        resources = worker_resources(config)
+        self._groups = [placement_group([resources]) for _ in range(number)]
+
+    def count(self) -> int:
+        """How many are held now."""
+        from ray.util import placement_group_table
+
+        table: dict[str, Any] = placement_group_table()
+        states = [table.get(group.id.hex(), {}).get("state") for group in self._groups]
+        return states.count("CREATED")
+
+    def close(self) -> None:
+        from ray.util import remove_placement_group
+
+        for group in self._groups:
+            remove_placement_group(group)
+
+
+class _Steady:
+    """How long a number has been the same."""
+
+    def __init__(self) -> None:
+        self._number: int | None = None
+        self._since = 0.0
+
+    def seconds(self, number: int) -> float:
+        now = time.monotonic()
+        if number != self._number:
+            self._number, self._since = number, now
+        return now - self._since
+
+
+def _largest(config: RunConfig, room: int) -> int | None:
+    return max((world for world in config.world_sizes if world <= room), default=None)

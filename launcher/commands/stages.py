@@ -1,0 +1,82 @@
+"""What the subcommands that are one call each do: read the arguments, call a stage, say the result."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from launcher.commands import say
+from launcher.errors import UserError
+
+
+def label(args: argparse.Namespace) -> int:
+    from dataloaders.storage.options import StorageOptions
+    from gcg.config import GCGConfig
+    from launcher.commands.label import run_label
+
+    if args.config is None:
+        if args.overrides:
+            raise UserError("--set: changes a run file's values; give the file with --config")
+        model, storage = GCGConfig.model_validate({}), StorageOptions()
+    else:
+        from launcher.config import load_run_config
+        from launcher.training.data import storage_options
+
+        config = load_run_config(args.config, args.overrides)
+        model, storage = config.model, storage_options(config)
+    run_label(args, model, storage, say)
+    return 0
+
+
+def convert(args: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from launcher.config import load_run_config
+    from launcher.convert import convert as write
+    from launcher.convert import plan_conversion
+
+    model = load_run_config(args.config, args.overrides).model
+    found = plan_conversion(model, args.out, args.dtype)
+    size = found.num_bytes
+    with tqdm(total=size, desc=f"convert {args.out.name}", unit="B", unit_scale=True) as bar:
+        files = write(found, args.out, on_bytes=bar.update)
+    say(
+        f"{args.out}: {len(found.weights)} tensors, {size / 1e9:.2f} GB in {len(files)} files; "
+        "name it as model.checkpoint"
+    )
+    return 0
+
+
+def plan(args: argparse.Namespace) -> int:
+    from launcher.planning.command import plan_file
+
+    say(plan_file(args))
+    return 0
+
+
+def doctor(args: argparse.Namespace) -> int:
+    from launcher.doctor.command import run_doctor
+
+    report, code = run_doctor(args)
+    say(report)
+    return code
+
+
+def train(args: argparse.Namespace) -> int:
+    from launcher.train import train_file
+
+    return train_file(args.config, args.overrides, dry_run=args.dry_run)
+
+
+def evaluate(args: argparse.Namespace) -> int:
+    from launcher.evaluation.compare import evaluate_runs
+    from launcher.evaluation.scores import table, type_table
+
+    results = evaluate_runs(args.runs, args.split, args.weights)
+    if args.out is not None:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps(results, indent=2) + "\n")
+    say(table(results))
+    say("")
+    say(type_table(results))
+    return 0

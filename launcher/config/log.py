@@ -1,0 +1,55 @@
+"""The ``log`` section of a run file: how often figures are written, and where they go beside the
+run's own folder."""
+
+from __future__ import annotations
+
+from typing import Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field, field_validator
+
+from launcher.config.data import Section
+
+
+class MLflowSection(Section):
+    """Figures for MLflow. Without a server they lie in the run's own folder."""
+
+    enabled: bool = False
+    tracking_uri: str | None = Field(
+        default=None,
+        min_length=1,
+        description="a server, or a folder as file:/path; null: <run>/mlflow, no network",
+    )
+    experiment: str = Field(default="gcg", min_length=1)
+
+    @field_validator("tracking_uri")
+    @classmethod
+    def _no_password(cls, uri: str | None) -> str | None:
+        try:
+            password = None if uri is None else urlsplit(uri).password
+        except ValueError as error:
+            raise ValueError(f"is no URL ({error}); give http://…, file:/path or null") from None
+        if password is not None:
+            # The value would end in config.yaml, in checkpoints and on the run's page.
+            raise ValueError(
+                "holds a password, which would be written into the run's folder; set "
+                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the environment"
+            )
+        return uri
+
+
+class WandbSection(Section):
+    """Figures for Weights & Biases. Offline they lie in <run>/wandb until `wandb sync`."""
+
+    enabled: bool = False
+    project: str = Field(default="gcg", min_length=1)
+    entity: str | None = Field(default=None, min_length=1)
+    mode: Literal["offline", "online"] = "offline"
+
+
+class LogSection(Section):
+    every: int = Field(default=10, ge=1, description="steps")
+    tensorboard: bool = True
+    prometheus: bool = Field(default=True, description="through Ray's metrics, where Ray runs")
+    mlflow: MLflowSection = MLflowSection()
+    wandb: WandbSection = WandbSection()

@@ -1,0 +1,1 @@
+"""Pseudo-labels for packed data, and how good they are."""

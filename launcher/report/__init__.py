@@ -1,0 +1,1 @@
+"""A run's page: its figures and curves in one HTML file."""

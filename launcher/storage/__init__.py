@@ -1,0 +1,1 @@
+"""Where a run lies, and how its small files are written and read."""

@@ -1,0 +1,1 @@
+"""A worker's way: build, restore, train, close."""
