@@ -1,4 +1,4 @@
-"""What the subcommands that are one call each do: read the arguments, call a stage, say the result."""
+"""What the subcommands of one call each do: read the arguments, call a stage, say the result."""
 
 from __future__ import annotations
 
