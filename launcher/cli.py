@@ -57,7 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
     report.add_to(stages)
 
     stage = stages.add_parser("eval", help="score trained runs side by side")
-    stage.add_argument("runs", type=Path, nargs="+", metavar="RUN")
+    stage.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder, or its URL")
     stage.add_argument("--split", choices=["train", "val", "test"], default="val")
     stage.add_argument("--weights", choices=["best", "final"], default="final")
     stage.add_argument("--out", type=Path, metavar="JSON", help="also write the figures here")

@@ -75,7 +75,7 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
     )
     if config.data.cache_dir is not None:
         data["cache_dir"] = config.data.cache_dir.absolute()
-    storage = config.run.storage.absolute()
+    storage = absolute(config.run.storage)
     return config.model_copy(
         update={
             "run": config.run.model_copy(update={"storage": storage}),

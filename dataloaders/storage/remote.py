@@ -128,6 +128,11 @@ def _settings(protocol: str, options: StorageOptions) -> dict[str, Any]:
     return {}
 
 
+def credentials(url: str) -> str:
+    """How a service is told who asks."""
+    return _CREDENTIALS.get(_service(url), "check who may read it")
+
+
 def read_file(system: Any, url: str) -> bytes:
     """A small file's bytes."""
     if _service(url) != "hf":
@@ -159,7 +164,7 @@ def copy_file(system: Any, url: str, path: Path, went_on: Callable[[], object]) 
 
 def storage_error(url: str, doing: str, error: BaseException, tries: int) -> StorageError:
     """What went wrong with a URL, which rule it breaks and what helps, in one line."""
-    login = _CREDENTIALS.get(_service(url), "check who may read it")
+    login = credentials(url)
     name = type(error).__name__
     if no_repository(error):
         why, remedy = f"no such repository or revision, or a private one ({_text(error)})", login

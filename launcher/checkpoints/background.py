@@ -18,10 +18,12 @@ from typing import Any
 
 import torch
 
-from launcher.checkpoints.commit import rank_record, record_rank
+from launcher.checkpoints.commit import describe, rank_record, record_rank
 from launcher.checkpoints.snapshot import HostMemory, Snapshot
+from launcher.storage.places import is_remote, names_in, upload, working_place
 
 _POLL_S = 0.1
+_POLL_REMOTE_S = 1.0  # each is a request
 
 
 @dataclass(frozen=True)
@@ -68,21 +70,21 @@ class BackgroundWriter:
 
     def _write(self, path: Path, snapshot: Snapshot) -> None:
         try:
-            for file, content in snapshot.files:
-                file.parent.mkdir(exist_ok=True)
-                _save(content, file)
+            root = f"{path}/"
+            files = [(file.removeprefix(root), content) for file, content in snapshot.files]
+            written = {name: _written(content, path / name) for name, content in files}
         finally:
-            files, snapshot.files = [str(f.relative_to(path)) for f, _ in snapshot.files], []
+            snapshot.files = []
             self._memory.give_back(snapshot.tensors)
-        record_rank(path, self._rank, self._world_size, files)
+        record_rank(path, self._rank, self._world_size, written)
 
     def _commit(self, path: Path, commit: Callable[[], object], began: float) -> float:
         assert self._written is not None
         self._written.result()
-        records = [path / rank_record(rank) for rank in range(self._world_size)]
-        while not all(record.exists() for record in records):
+        records = {rank_record(rank) for rank in range(self._world_size)}
+        while not records <= set(names_in(path)):
             # A rank whose writing failed says so to all before the next step.
-            if self._given_up.wait(_POLL_S):
+            if self._given_up.wait(_POLL_REMOTE_S if is_remote(path) else _POLL_S):
                 raise RuntimeError(f"{path}: not all ranks have written their files")
         commit()
         return time.monotonic() - began
@@ -117,6 +119,22 @@ class BackgroundWriter:
         """Let what is being written come to its end, but wait for no other rank."""
         self._given_up.set()
         self._thread.shutdown(wait=True)
+
+
+def _written(content: Any, file: Path) -> dict[str, Any]:
+    """Write a file; size and SHA-256 of it. Into an object store by way of this machine's disk."""
+    if not is_remote(file):
+        file.parent.mkdir(exist_ok=True)
+        _save(content, file)
+        return describe(file)
+    local = working_place(file)
+    local.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        _save(content, local)
+        upload(local, file)
+        return describe(local)
+    finally:
+        local.unlink(missing_ok=True)
 
 
 def _save(content: Any, file: Path) -> None:

@@ -12,14 +12,16 @@ import hashlib
 import json
 import os
 import re
-import shutil
-from collections.abc import Iterable
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from launcher.checkpoints.fence import assert_current
 from launcher.errors import CheckpointError
+from launcher.storage.places import is_remote, make_folder, remove_tree, sizes_below
 from launcher.storage.run_folder import RunFolder, read_json, write_json, write_text
 
 COMMIT = "COMMIT"
@@ -27,6 +29,7 @@ META = "meta.json"
 FORMAT_VERSION = 2
 _NAME = re.compile(r"step-(\d{8,})\.attempt-(\d+)")
 _CHUNK = 2**22
+_READERS = 16  # of ranks' records at a time
 
 
 @dataclass(frozen=True)
@@ -59,16 +62,18 @@ def open_checkpoint(folder: RunFolder, step: int, attempt: int) -> Path:
     """
     assert_current(folder, attempt)
     path = checkpoint_path(folder, step, attempt)
-    shutil.rmtree(path, ignore_errors=True)
-    path.mkdir(parents=True)
+    remove_tree(path)
+    make_folder(path)
     return path
 
 
-def record_rank(path: Path, rank: int, world_size: int, names: Iterable[str]) -> None:
+def record_rank(
+    path: Path, rank: int, world_size: int, files: Mapping[str, dict[str, Any]]
+) -> None:
     """List what a rank has written into an opened checkpoint. Every rank, before a barrier.
 
     Args:
-        names: of the rank's files, relative to the checkpoint.
+        files: what :func:`describe` says of the rank's files, by name relative to the checkpoint.
     """
     step, attempt = parse_name(path.name) or (0, 0)
     write_json(
@@ -79,7 +84,7 @@ def record_rank(path: Path, rank: int, world_size: int, names: Iterable[str]) ->
             "attempt": attempt,
             "rank": rank,
             "world_size": world_size,
-            "files": {name: describe(path / name) for name in sorted(names)},
+            "files": dict(sorted(files.items())),
         },
     )
 
@@ -97,9 +102,10 @@ def commit(
     assert_current(folder, attempt)
     path = checkpoint_path(folder, step, attempt)
     files: dict[str, dict[str, Any]] = {}
-    for rank in range(world_size):
-        record = _own_record(path, rank, world_size, step, attempt)
-        files |= record["files"] | {rank_record(rank): describe(path / rank_record(rank))}
+    with ThreadPoolExecutor(_READERS) as pool:
+        read = partial(_own_files, path, world=world_size, step=step, attempt=attempt)
+        for own in pool.map(read, range(world_size)):
+            files |= own
     write_json(path / META, meta)
     seal(path, files | {META: describe(path / META)})
     return Checkpoint(path, step, attempt, meta, files)
@@ -111,9 +117,9 @@ def seal(path: Path, files: dict[str, dict[str, Any]]) -> None:
     Raises:
         CheckpointError: a file is missing, of another size, or foreign.
     """
-    there = {str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()}
-    problems = [*size_faults(path, files)]
-    problems += [f"{name}: no rank wrote it" for name in sorted(there - files.keys())]
+    there = sizes_below(path)
+    problems = _size_faults(there, files)
+    problems += [f"{name}: no rank wrote it" for name in sorted(there.keys() - files.keys())]
     if problems:
         raise CheckpointError([f"{path}: {problem}; not committed" for problem in problems])
     record = {"version": FORMAT_VERSION, "files": files}
@@ -122,15 +128,16 @@ def seal(path: Path, files: dict[str, dict[str, Any]]) -> None:
 
 def size_faults(path: Path, files: dict[str, dict[str, Any]]) -> list[str]:
     """A line for each listed file that is missing or of another size."""
+    return _size_faults(sizes_below(path), files)
+
+
+def _size_faults(there: dict[str, int], files: dict[str, dict[str, Any]]) -> list[str]:
     faults = []
     for name, listed in files.items():
-        try:
-            size = (path / name).stat().st_size
-        except OSError:
+        if name not in there:
             faults.append(f"{name}: is missing")
-            continue
-        if size != listed["bytes"]:
-            faults.append(f"{name}: has {size} bytes, {listed['bytes']} were written")
+        elif there[name] != listed["bytes"]:
+            faults.append(f"{name}: has {there[name]} bytes, {listed['bytes']} were written")
     return faults
 
 
@@ -138,7 +145,8 @@ def describe(file: Path) -> dict[str, Any]:
     """Size and SHA-256 of a file, which is on the disk for good when this returns."""
     digest, size = hashlib.sha256(), 0
     with file.open("rb") as stream:
-        os.fsync(stream.fileno())
+        if not is_remote(file):
+            os.fsync(stream.fileno())
         while chunk := stream.read(_CHUNK):
             digest.update(chunk)
             size += len(chunk)
@@ -149,7 +157,10 @@ def rank_record(rank: int) -> str:
     return f"rank-{rank:05d}.json"
 
 
-def _own_record(path: Path, rank: int, world: int, step: int, attempt: int) -> dict[str, Any]:
+def _own_files(
+    path: Path, rank: int, world: int, step: int, attempt: int
+) -> dict[str, dict[str, Any]]:
+    """What a rank has written, and the record that says so."""
     file = path / rank_record(rank)
     record = read_json(file)
     wanted = {
@@ -167,4 +178,4 @@ def _own_record(path: Path, rank: int, world: int, step: int, attempt: int) -> d
                 f"{file}: {name} = {record.get(name)}: it must be {value}, another checkpoint's "
                 "record; not committed"
             )
-    return record
+    return record["files"] | {rank_record(rank): describe(file)}

@@ -21,6 +21,7 @@ import time
 from dataclasses import dataclass
 
 from launcher.errors import StaleAttemptError
+from launcher.storage.places import create, names_in
 from launcher.storage.run_folder import RunFolder, read_json, write_json
 
 _CLAIM = re.compile(r"(\d{5,})\.json")
@@ -29,16 +30,12 @@ _ORIGIN = re.compile(r"(\d{5,})\.from\.json")
 
 def begin_attempt(folder: RunFolder) -> int:
     """Take the folder over from any earlier attempt; return the new attempt's number, from 1."""
-    folder.attempts.mkdir(parents=True, exist_ok=True)
     who = {"host": socket.gethostname(), "pid": os.getpid(), "began": round(time.time(), 3)}
     number = current_attempt(folder) + 1
     while True:
-        try:
-            with (folder.attempts / f"{number:05d}.json").open("x", encoding="utf-8") as file:
-                json.dump(who, file)
+        if create(folder.attempts / f"{number:05d}.json", json.dumps(who)):
             return number
-        except FileExistsError:  # another began at the same time, or the listing was an old one
-            number += 1
+        number += 1  # another began at the same time, or the listing was an old one
 
 
 def current_attempt(folder: RunFolder) -> int:
@@ -104,8 +101,5 @@ def read_lineage(folder: RunFolder) -> Lineage:
 
 
 def _numbers(folder: RunFolder, pattern: re.Pattern[str]) -> list[int]:
-    try:
-        names = [path.name for path in folder.attempts.iterdir()]
-    except OSError:
-        return []
+    names = names_in(folder.attempts)
     return [int(match[1]) for name in names if (match := pattern.fullmatch(name))]

@@ -19,6 +19,7 @@ from launcher.checkpoints.commit import (
     size_faults,
 )
 from launcher.checkpoints.fence import read_lineage
+from launcher.storage.places import names_in
 from launcher.storage.run_folder import RunFolder, read_json
 
 _OLD_NAME = re.compile(r"step-(\d{8,})")  # of format 1
@@ -77,10 +78,7 @@ def inspect(path: Path) -> Entry:
 
 def entries(folder: RunFolder) -> list[Entry]:
     """Every checkpoint's folder of a run, oldest first; overtaken attempts' do not count."""
-    try:
-        names = [path.name for path in folder.checkpoints.iterdir() if path.is_dir()]
-    except OSError:
-        return []
+    names = names_in(folder.checkpoints)
     lineage = read_lineage(folder)
     found = []
     for name in names:

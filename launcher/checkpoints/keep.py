@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from launcher.checkpoints.commit import COMMIT, Checkpoint, parse_name
 from launcher.checkpoints.fence import assert_current, read_lineage
 from launcher.checkpoints.find import entries, read_checkpoint
 from launcher.checkpoints.universal import cache_of, caches
+from launcher.storage.places import remove_tree
 from launcher.storage.run_folder import RunFolder, read_json, write_json
 
 logger = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ def prune(folder: RunFolder, keep: int, attempt: int) -> list[Path]:
 def discard(path: Path) -> None:
     """Delete a checkpoint, its commit record first: a half-deleted one must not look complete."""
     (path / COMMIT).unlink(missing_ok=True)
-    shutil.rmtree(path, ignore_errors=True)
+    remove_tree(path)
     if path.exists():
         logger.warning("%s: could not be deleted completely", path)
 

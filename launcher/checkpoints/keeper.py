@@ -24,16 +24,23 @@ from launcher.checkpoints.commit import (
     Checkpoint,
 )
 from launcher.checkpoints.fence import record_origin
+from launcher.checkpoints.fetch import (
+    clear,
+    cleared,
+    damage_found_together,
+    fetch_all,
+    fetch_own_shards,
+)
 from launcher.checkpoints.find import entries, newest, passed_over
 from launcher.checkpoints.fits import check_fits, is_same_layout, versions
 from launcher.checkpoints.keep import discard
 from launcher.checkpoints.load import load_universal
 from launcher.checkpoints.save import Saver, rank_file
 from launcher.checkpoints.universal import ZERO_TAG, convert, find_universal
-from launcher.checkpoints.verify import damage, share
 from launcher.config import RunConfig, fingerprint
 from launcher.errors import CheckpointError
 from launcher.observe.runlog import add_event
+from launcher.storage.places import is_remote
 from launcher.storage.run_folder import RunFolder
 from launcher.training.agreement import each_from_rank_0, from_rank_0, on_rank_0
 from launcher.training.engine import Engine
@@ -143,6 +150,7 @@ class CheckpointKeeper:
         Raises:
             CheckpointError: it was written by another run or data set, or all are damaged.
         """
+        clear(self._folder.checkpoints)
         checkpoint = self._choose()
         origin = None if checkpoint is None else (checkpoint.attempt, checkpoint.step)
         # Nobody trains before the note is there.
@@ -155,13 +163,18 @@ class CheckpointKeeper:
         return None if checkpoint is None else self._load(checkpoint)
 
     def _load(self, checkpoint: Checkpoint) -> Position:
-        if is_same_layout(checkpoint, self._config, dist.get_world_size()):
-            self._load_own_shards(checkpoint)
+        if self._is_same_layout(checkpoint):
+            with cleared(checkpoint) as local:
+                self._load_own_shards(local)
         else:
-            load_universal(self._engine, self._universal(checkpoint).path)
+            with cleared(self._universal(checkpoint)) as local:
+                load_universal(self._engine, local.path)
         logger.info("continuing from %s", checkpoint.path)
         meta = checkpoint.meta
         return Position(checkpoint.step, meta["plan"], meta.get("guard", {}))
+
+    def _is_same_layout(self, checkpoint: Checkpoint) -> bool:
+        return is_same_layout(checkpoint, self._config, dist.get_world_size())
 
     def _choose(self) -> Checkpoint | None:
         damaged: dict[Path, str] = {}
@@ -173,7 +186,10 @@ class CheckpointKeeper:
             if checkpoint is None:
                 break
             check_fits(checkpoint, self._config, self._data)
-            faults = _damage_found_together(checkpoint)
+            if is_remote(checkpoint.path) and self._is_same_layout(checkpoint):
+                faults = fetch_own_shards(checkpoint)
+            else:
+                faults = damage_found_together(checkpoint)
             if not faults:
                 break
             damaged[checkpoint.path] = f"{checkpoint.path.name}: was damaged: {faults[0]}"
@@ -197,7 +213,7 @@ class CheckpointKeeper:
         """The converted form: as it lies there, else made by rank 0 while the others wait."""
         found = from_rank_0(lambda: find_universal(checkpoint))
         if found is not None:
-            faults = _damage_found_together(found)
+            faults = (fetch_all if is_remote(found.path) else damage_found_together)(found)
             if not faults:
                 return found
             logger.warning("%s: converted anew: %s", found.path, faults[0])
@@ -212,15 +228,9 @@ class CheckpointKeeper:
                 add_event(self._folder.metrics, "convert", checkpoint.step, f"{what}: {status}")
         made = from_rank_0(lambda: find_universal(checkpoint))
         assert made is not None
+        if is_remote(made.path) and (faults := fetch_all(made)):
+            raise CheckpointError(f"{made.path}: {faults[0]}; run the same command again")
         return made
-
-
-def _damage_found_together(checkpoint: Checkpoint) -> list[str]:
-    """What is wrong with a checkpoint's files, each rank reading a share of them."""
-    own = damage(checkpoint, share(checkpoint, dist.get_rank(), dist.get_world_size()))
-    faults: list[list[str]] = [[]] * dist.get_world_size()
-    dist.all_gather_object(faults, own)
-    return [line for lines in faults for line in lines]
 
 
 def _refuse_to_begin_anew(folder: RunFolder, damaged: list[str]) -> None:

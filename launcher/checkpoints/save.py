@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from launcher.checkpoints.snapshot import HostMemory, SnapshotEngine
 from launcher.checkpoints.universal import ZERO_TAG
 from launcher.config import CheckpointSection
 from launcher.errors import RunStoppedError
+from launcher.storage.places import refused
 from launcher.storage.run_folder import RunFolder
 from launcher.training.agreement import from_rank_0
 from launcher.training.engine import Engine
@@ -130,13 +130,13 @@ class Saver:
         self.failures.append(line)
         self._last_failure = line
         if self._rank == 0:
-            with suppress(OSError):  # a storage that refuses may refuse that as well
-                discard(path)
+            _fault(partial(discard, path))  # a storage that refuses may refuse that as well
 
     def _open(self, step: int) -> None:
         open_checkpoint(self._folder, step, self._attempt)
 
     def _commit(self, step: int, meta: dict[str, Any], metric: Metric | None) -> None:
+        self._folder.push()  # the figures of its steps must be there where it is gone on from
         saved = commit(self._folder, step, self._attempt, meta["world_size"], meta)
         if metric is not None and self._section.keep_best:
             record_best(self._folder, saved, *metric)
@@ -159,6 +159,9 @@ def _fault(action: Callable[[], object]) -> str | None:
     """Why the storage refused; anything else is raised."""
     try:
         action()
-    except OSError as error:
-        return f"{error.strerror or error}"
+    except Exception as error:
+        why = refused(error)
+        if why is None:
+            raise
+        return why
     return None

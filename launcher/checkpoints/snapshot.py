@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,10 +31,10 @@ class HostMemory:
 
 
 class Snapshot:
-    """Files to write: a path and its content each. ``tensors`` are the copies in them."""
+    """Files to write: a path (or URL) and its content each. ``tensors`` are the copies in them."""
 
     def __init__(self) -> None:
-        self.files: list[tuple[Path, Any]] = []
+        self.files: list[tuple[str, Any]] = []
         self.tensors: list[Tensor] = []
 
 
@@ -64,7 +63,7 @@ class SnapshotEngine(TorchCheckpointEngine):
         if self._snapshot is None:
             super().save(state_dict, path)
         else:
-            self._snapshot.files.append((Path(path), self._copied(state_dict)))
+            self._snapshot.files.append((path, self._copied(state_dict)))
 
     def makedirs(self, path: str, exist_ok: bool = False) -> None:
         if self._snapshot is None:  # else the writer makes them

@@ -17,27 +17,31 @@ import tempfile
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
+from typing import Any
 
 from launcher.checkpoints.commit import COMMIT, META, Checkpoint, describe, parse_name, seal
 from launcher.checkpoints.commit import size_faults as faults_of
 from launcher.errors import CheckpointError
+from launcher.storage.places import download, is_remote, names_in, remove_tree, upload
 from launcher.storage.run_folder import RunFolder, read_json, write_json
 
 BEAT_S = 1.0
 ZERO_TAG = "zero"
 _CACHE = re.compile(r"(step-\d{8,}\.attempt-\d+)\.universal-\d+")
 _STAGE = re.compile(r"^\*\*\* (.+?)\s*\.*$", re.MULTILINE)
+_FETCHING = "0. Fetching shards"
 _PERCENT = re.compile(r"(\d+)%\|")
-_STAGES = {"1. Extracting ZeRO fragments": "reading shards", "2. Merging slices": "merging"}
+_STAGES = {
+    _FETCHING: "fetching shards",
+    "1. Extracting ZeRO fragments": "reading shards",
+    "2. Merging slices": "merging",
+}
 
 
 def caches(folder: RunFolder) -> list[Path]:
     """Every converted form in a run's folder, finished or not."""
-    try:
-        found = [path for path in folder.checkpoints.iterdir() if _CACHE.fullmatch(path.name)]
-    except OSError:
-        return []
-    return sorted(found)
+    names = names_in(folder.checkpoints)
+    return [folder.checkpoints / name for name in sorted(names) if _CACHE.fullmatch(name)]
 
 
 def cache_of(path: Path) -> str:
@@ -49,7 +53,7 @@ def cache_of(path: Path) -> str:
 
 def find_universal(source: Checkpoint) -> Checkpoint | None:
     """The finished converted form of a checkpoint, None if there is none yet."""
-    for path in sorted(source.path.parent.glob(f"{source.path.name}.universal-*")):
+    for path in _forms(source):
         record, meta = read_json(path / COMMIT), read_json(path / META)
         if record is None or meta is None or meta.get("source") != _identity(source):
             continue
@@ -89,7 +93,7 @@ def _convert(source: Checkpoint, attempt: int, scratch: Path, log: Path) -> None
     out = scratch / "out"
     processes = min(len(os.sched_getaffinity(0)), int(source.meta["world_size"]))
     command = [sys.executable, "-m", "launcher.checkpoints.convert"]
-    command += [str(source.path / ZERO_TAG), str(out), str(processes)]
+    command += [str(_shards(source, scratch, log)), str(out), str(processes)]
     root = str(Path(__file__).resolve().parents[2])  # not installed: found from here
     paths = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "DS_ACCELERATOR": "cpu", "PYTHONPATH": paths}
@@ -106,27 +110,48 @@ def _convert(source: Checkpoint, attempt: int, scratch: Path, log: Path) -> None
     publish(out, source, attempt)
 
 
+def _shards(source: Checkpoint, scratch: Path, log: Path) -> Path:
+    """The ZeRO shards on this machine."""
+    if not is_remote(source.path):
+        return source.path / ZERO_TAG
+    names = [name for name in source.files if name.startswith(f"{ZERO_TAG}/")]
+    local = scratch / "shards"
+
+    def fetch(name: str) -> None:
+        download(source.path / name, local / name)
+
+    with ThreadPoolExecutor(8) as pool:
+        for number, _ in enumerate(pool.map(fetch, names)):
+            log.write_text(f"*** {_FETCHING}\n{100 * number // len(names)}%|")
+    return local / ZERO_TAG
+
+
 def publish(out: Path, source: Checkpoint, attempt: int) -> Path:
     """Copy what was converted to its place beside the checkpoint; its ``COMMIT`` comes last.
 
     What other conversions of it left there is deleted: they were not finished, or damaged.
     """
     target = source.path.with_name(f"{source.path.name}.universal-{attempt}")
-    for left in source.path.parent.glob(f"{source.path.name}.universal-*"):
-        shutil.rmtree(left, ignore_errors=True)
+    for left in _forms(source):
+        remove_tree(left)
     names = sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
 
-    def copy(name: str) -> None:
-        (target / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(out / name, target / name)
+    def copy(name: str) -> dict[str, Any]:
+        upload(out / name, target / name)
+        return describe(out / name if is_remote(target) else target / name)
 
+    write_json(out / META, {"source": _identity(source)})
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(copy, names))
-        write_json(target / META, {"source": _identity(source)})
-        names.append(META)
-        files = dict(zip(names, pool.map(lambda n: describe(target / n), names), strict=True))
+        files = dict(zip([*names, META], pool.map(copy, [*names, META]), strict=True))
     seal(target, files)
     return target
+
+
+def _forms(source: Checkpoint) -> list[Path]:
+    """Every converted form of a checkpoint, finished or not."""
+    folder = source.path.parent
+    found = [name for name in names_in(folder) if _CACHE.fullmatch(name)]
+    return [folder / name for name in sorted(found) if cache_of(folder / name) == source.path.name]
 
 
 def _identity(source: Checkpoint) -> str:
@@ -137,7 +162,7 @@ def _scratch(source: Checkpoint, attempt: int) -> Path:
     """An empty folder on this machine, without what a killed conversion of this one left."""
     assert parse_name(source.path.name) is not None
     root = Path(tempfile.gettempdir()) / f"gcg-universal-{os.getuid()}"
-    run = hashlib.sha256(str(source.path.resolve()).encode()).hexdigest()[:16]
+    run = hashlib.sha256(str(source.path.absolute()).encode()).hexdigest()[:16]
     for left in root.glob(f"{run}-*"):
         if int(left.name.rpartition("-")[2]) <= attempt:
             shutil.rmtree(left, ignore_errors=True)
@@ -147,9 +172,9 @@ def _scratch(source: Checkpoint, attempt: int) -> Path:
 
 
 def _check_space(source: Checkpoint, scratch: Path) -> None:
-    # The fragments of every rank, and the parameters merged from them.
+    # The fragments of every rank, and the parameters merged from them; shards that are fetched.
     sizes = [f["bytes"] for name, f in source.files.items() if name.startswith(f"{ZERO_TAG}/")]
-    need, free = 2 * sum(sizes), shutil.disk_usage(scratch).free
+    need, free = (3 if is_remote(source.path) else 2) * sum(sizes), shutil.disk_usage(scratch).free
     if need > free:
         shutil.rmtree(scratch, ignore_errors=True)
         raise CheckpointError(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 from launcher.checkpoints.commit import Checkpoint, describe
+from launcher.storage.places import is_remote
 
 
 def share(checkpoint: Checkpoint, part: int, parts: int) -> list[str]:
@@ -46,7 +47,11 @@ def _faults(checkpoint: Checkpoint, name: str) -> list[str]:
     listed = checkpoint.files[name]
     try:
         there = describe(checkpoint.path / name)
+    except FileNotFoundError:
+        return [f"{name}: is missing"]
     except OSError as error:
+        if is_remote(checkpoint.path):  # which says nothing about what lies there
+            raise
         return [f"{name}: cannot be read ({error.strerror})"]
     if there["bytes"] != listed["bytes"]:
         return [f"{name}: has {there['bytes']} bytes, {listed['bytes']} were written"]

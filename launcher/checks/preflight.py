@@ -16,6 +16,7 @@ from dataloaders.plan import Plan
 from dataloaders.shard_source import ShardSource
 from dataloaders.source import Source
 from dataloaders.storage.check import check_reachable
+from dataloaders.storage.remote import credentials
 from gcg.build import encoder_fingerprint
 from gcg.errors import ModelError
 from launcher.checkpoints.find import newest
@@ -27,6 +28,7 @@ from launcher.config import RunConfig, dump, fingerprint, load_run_config, traje
 from launcher.config.data import TrainSet
 from launcher.errors import CheckpointError, ConfigError, PreflightError
 from launcher.observe.events import EventFile
+from launcher.storage.places import is_remote, refused
 from launcher.storage.run_folder import RunFolder, read_json, write_json, write_text
 from launcher.training.data import (
     build_plan,
@@ -48,9 +50,9 @@ def preflight(config: RunConfig) -> None:
         *missing_abilities(config),
         *too_few_gpus(config),
         *_data(config),
-        *_storage(config.folder),
-        *_own_past(config),
     ]
+    unusable = list(_storage(config))
+    problems += unusable or _own_past(config)
     if problems:
         raise PreflightError(list(dict.fromkeys(problems)))  # of a mixture's sets all may lack one
 
@@ -67,7 +69,7 @@ def claim(config: RunConfig) -> None:
     try:
         write_text(folder.config, dump(config))
         write_json(folder.identity, {**identity, "versions": versions()})
-    except OSError as error:
+    except Exception as error:
         raise PreflightError(_unwritable(config.folder, error)) from None
     EventFile(folder.events).add("launch")
 
@@ -173,8 +175,26 @@ def _labels(config: RunConfig, where: str, each: TrainSet, source: Source) -> It
             yield f"data.labels = {each.labels or config.data.labels}: {error}"
 
 
-def _storage(folder: Path) -> Iterator[str]:
+def _storage(config: RunConfig) -> Iterator[str]:
     """Whether the run's folder can be made and written to. What is made to see it goes again."""
+    try:
+        folder = config.folder
+    except StorageError as error:
+        yield f"run.storage = {error}"
+        return
+    yield from _bucket(folder) if is_remote(folder) else _folder(folder)
+
+
+def _bucket(folder: Path) -> Iterator[str]:
+    probe = folder / f".write-test.{os.getpid()}"
+    try:
+        write_text(probe, "")
+        probe.unlink()
+    except Exception as error:
+        yield _unwritable(folder, error)
+
+
+def _folder(folder: Path) -> Iterator[str]:
     made: list[Path] = []
     probe = folder / f".write-test.{os.getpid()}"
     try:
@@ -203,11 +223,15 @@ def _is_dir(place: Path) -> bool:
         return False
 
 
-def _unwritable(folder: Path, error: OSError) -> str:
-    return (
-        f"run.storage = {folder.parent}: {folder} cannot be written to ({error.strerror}); choose "
-        "a folder that every worker can write to"
-    )
+def _unwritable(folder: Path, error: Exception) -> str:
+    """A line for what a storage refuses; any other error is raised."""
+    why = refused(error)
+    if why is None:
+        raise error
+    remedy = "a folder that every worker can write to"
+    if is_remote(folder):
+        remedy = f"a bucket that exists, or {credentials(str(folder))}"
+    return f"run.storage = {folder.parent}: {folder} cannot be written to ({why}); choose {remedy}"
 
 
 def _own_past(config: RunConfig) -> Iterator[str]:

@@ -7,13 +7,17 @@ before stands.
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
 import time
 from types import FrameType, TracebackType
 from typing import Any
 
+from launcher.storage.places import refused
 from launcher.storage.run_folder import RunFolder, write_text
+
+logger = logging.getLogger(__name__)
 
 # EX_TEMPFAIL of sysexits.h: nothing is wrong, the same command goes on.
 EXIT_RESUME = 75
@@ -89,7 +93,23 @@ class Departure:
             return
         self.number = number
         self._deadline = time.monotonic() + self._grace_s
-        write_text(self._folder.leave, f"{signal.Signals(number).name}\n")
+        # Beside the main thread, which an object store may keep waiting for longer than the grace.
+        name = signal.Signals(number).name
+        threading.Thread(target=self._wish, args=[name], name="leave", daemon=True).start()
+
+    def _wish(self, name: str) -> None:
+        try:
+            write_text(self._folder.leave, f"{name}\n")
+        except Exception as error:
+            why = refused(error)
+            if why is None:
+                raise
+            logger.warning(
+                "%s: cannot be written to: %s; the workers hear nothing of %s",
+                self._folder.leave,
+                why,
+                name,
+            )
 
     @property
     def is_over(self) -> bool:

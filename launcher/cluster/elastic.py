@@ -14,6 +14,7 @@ from typing import Any
 
 from launcher.checkpoints.fence import current_attempt
 from launcher.config import RunConfig
+from launcher.storage.places import refused
 from launcher.storage.run_folder import RunFolder, write_text
 
 logger = logging.getLogger(__name__)
@@ -103,10 +104,17 @@ class Growth:
     def _wish(self, world: int | None) -> None:
         if world == self._wished:
             return
-        if world is None:
-            self._folder.grow.unlink(missing_ok=True)
-        else:
-            write_text(self._folder.grow, f"there is room for {world} workers\n")
+        try:
+            if world is None:
+                self._folder.grow.unlink(missing_ok=True)
+            else:
+                write_text(self._folder.grow, f"there is room for {world} workers\n")
+        except Exception as error:
+            why = refused(error)
+            if why is None:
+                raise
+            logger.warning("%s: %s; tried again soon", self._folder.grow, why)
+            return
         self._wished = world
 
 

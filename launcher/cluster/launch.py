@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from launcher.checkpoints.fence import current_attempt
@@ -19,6 +20,7 @@ from launcher.config import RunConfig
 from launcher.errors import PreflightError, RunStoppedError
 from launcher.observe.events import EventFile
 from launcher.observe.progress import Progress
+from launcher.storage.places import is_remote, working_place
 from launcher.storage.run_folder import RunFolder, read_json
 from launcher.training.noise import quiet_environment
 
@@ -163,11 +165,20 @@ def build_trainer(config: RunConfig, failures: Any) -> Any:
         ),
         run_config=RayRunConfig(
             name=config.run.name,
-            storage_path=str(config.run.storage),
+            storage_path=str(_ray_storage(config)),
             failure_config=failures,
             worker_runtime_env={"env_vars": worker_environment(config)},
         ),
     )
+
+
+def _ray_storage(config: RunConfig) -> Path:
+    """Where Ray Train keeps notes of its own, which nobody needs once the command has ended.
+
+    No checkpoint of a run goes through it, so only its controller writes there, on this machine.
+    """
+    folder = config.folder
+    return working_place(folder) / "ray" if is_remote(folder) else folder.parent
 
 
 def worker_environment(config: RunConfig) -> dict[str, str]:

@@ -15,7 +15,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from launcher.storage.places import is_remote, refused
+
 _POLL_S = 0.5
+_POLL_REMOTE_S = 5.0  # each is a few requests
 _PREEMPTION_EVERY_S = 2.0
 
 _signalled = threading.Event()
@@ -80,12 +83,12 @@ class LeaveRequests:
     def _watch(self) -> None:
         assert self._wish is not None
         while True:
-            if self._wish.exists():
+            if _read(self._wish) is not None:
                 self._wished.set()
                 return
             if self._growth is not None:
                 self._growth_reason = _read(self._growth)
-            if self._ended.wait(_POLL_S):
+            if self._ended.wait(_POLL_REMOTE_S if is_remote(self._wish) else _POLL_S):
                 return
 
     def reason(self) -> str | None:
@@ -120,8 +123,10 @@ class LeaveRequests:
 def _read(path: Path) -> str | None:
     try:
         return path.read_text(encoding="utf-8").strip() or None
-    except OSError:
-        return None
+    except Exception as error:
+        if refused(error) is None:
+            raise
+        return None  # not there, or to be seen at the next look
 
 
 def ray_preemption() -> str | None:

@@ -27,7 +27,7 @@ def add_to(stages: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "differs. prune: delete all but the newest --keep and the best. diff: in what two differ, "
         "exit code 1 if their weights do.",
     )
-    stage.add_argument("folder", type=Path, metavar="RUN", help="the run's folder")
+    stage.add_argument("folder", metavar="RUN", help="the run's folder, or its URL")
     stage.add_argument(
         "action", nargs="?", choices=["list", "verify", "prune", "diff"], default="list"
     )
@@ -40,9 +40,10 @@ def add_to(stages: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def checkpoints(args: argparse.Namespace) -> int:
+    from launcher.storage.places import run_place
     from launcher.storage.run_folder import RunFolder
 
-    folder = RunFolder(args.folder)
+    folder = RunFolder(run_place(args.folder))
     if not folder.checkpoints.is_dir():
         raise UserError(
             f"{folder.root}: holds no checkpoints; name the folder of a run that has saved one"

@@ -20,7 +20,7 @@ def add_to(stages: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         description="Works while the run goes on, after it, and after a crash; the page is one "
         "file that needs no network.",
     )
-    stage.add_argument("folder", type=Path, metavar="RUN", help="storage/name of its run file")
+    stage.add_argument("folder", metavar="RUN", help="storage/name of its run file; or a URL")
     stage.add_argument("--out", type=Path, metavar="FILE", help=f"the page; RUN/{PAGE}")
     stage.add_argument(
         "--json", action="store_true", help="print the figures; a page only with --out"
@@ -31,9 +31,11 @@ def add_to(stages: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def report(args: argparse.Namespace) -> int:
     from launcher.report.figures import run_figures
     from launcher.report.page import percent, render
+    from launcher.storage.places import run_place
 
-    figures = run_figures(args.folder, time.time())
-    out = args.out or (None if args.json else args.folder / PAGE)
+    folder = run_place(args.folder)
+    figures = run_figures(folder, time.time())
+    out = args.out or (None if args.json else folder / PAGE)
     if out is not None:
         _write(out, render(figures))
     if args.json:
@@ -46,11 +48,13 @@ def report(args: argparse.Namespace) -> int:
 
 
 def _write(out: Path, page: str) -> None:
+    from launcher.storage.places import refused
     from launcher.storage.run_folder import write_text
 
     try:
         write_text(out, page)
-    except OSError as error:
-        raise UserError(
-            f"--out {out}: {error.strerror or error}; name a file that can be written"
-        ) from None
+    except Exception as error:
+        why = refused(error)
+        if why is None:
+            raise
+        raise UserError(f"--out {out}: {why}; name a file that can be written") from None

@@ -71,8 +71,9 @@ def train(args: argparse.Namespace) -> int:
 def evaluate(args: argparse.Namespace) -> int:
     from launcher.evaluation.compare import evaluate_runs
     from launcher.evaluation.scores import table, type_table
+    from launcher.storage.places import run_place
 
-    results = evaluate_runs(args.runs, args.split, args.weights)
+    results = evaluate_runs([run_place(run) for run in args.runs], args.split, args.weights)
     if args.out is not None:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps(results, indent=2) + "\n")

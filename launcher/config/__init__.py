@@ -14,21 +14,22 @@ from pydantic import Field, ValidationError
 from dataloaders.layout import contrast_groups, divisors
 from gcg.config import GCGConfig
 from gcg.section import Section
-from launcher.config.data import DataSection, LocalPath, Name
+from launcher.config.data import DataSection, Name, Storage
 from launcher.config.errors import explain
 from launcher.config.file import read_tree
 from launcher.config.log import LogSection
 from launcher.config.safety import CheckpointSection, SafetySection
 from launcher.config.scale import ScaleSection
 from launcher.errors import ConfigError
+from launcher.storage.places import run_place
 
 
 class RunSection(Section):
     """Who the run is: its folder is ``storage``/``name``, and the same name continues it."""
 
     name: Name
-    storage: LocalPath = Field(
-        default=Path("runs"), description="shared by all workers and all attempts"
+    storage: Storage = Field(
+        default="runs", description="folder or s3:// URL, of all workers and all attempts"
     )
     seed: int = Field(default=0, ge=0, lt=2**31)
 
@@ -91,8 +92,8 @@ class RunConfig(Section):
 
     @property
     def folder(self) -> Path:
-        """Where everything of this run lies."""
-        return self.run.storage / self.run.name
+        """Where everything of this run lies; of a URL a path with the same methods."""
+        return run_place(self.run.storage) / self.run.name
 
     @property
     def accumulation(self) -> int:
@@ -139,13 +140,13 @@ def load_run_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfi
     """Read and check a run file.
 
     Args:
-        path: a YAML file.
+        path: a YAML file, of this machine or in an object store.
         overrides: ``section.key=value`` strings, the value read as YAML.
 
     Raises:
         ConfigError: with every problem found, a line each.
     """
-    return parse_run_config(read_tree(Path(path), overrides))
+    return parse_run_config(read_tree(run_place(path), overrides))
 
 
 def parse_run_config(tree: dict[str, Any]) -> RunConfig:

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, fie
 
 from dataloaders.location import is_url
 from gcg.section import Section
+from launcher.storage.places import WRITABLE
 
 
 def _place(text: str) -> str:
@@ -42,6 +43,15 @@ def _local(path: object) -> object:
     return path
 
 
+def _storage(place: object) -> object:
+    if not isinstance(place, (str, Path)) or not is_url(str(place)):
+        return str(path) if isinstance(path := _local(place), Path) else path
+    if str(place).partition("://")[0] not in WRITABLE:
+        kinds = " or ".join(f"{kind}://" for kind in WRITABLE)
+        raise ValueError(f"cannot be written to as a run needs it; give a folder or a {kinds} URL")
+    return place
+
+
 def _ray_address(text: str) -> str:
     if not re.fullmatch(r"auto|local|(ray://)?([\w.-]+|\[[0-9a-fA-F:]+\]):\d{1,5}", text):
         raise ValueError("must be a cluster's host:port; give that, or 'auto' on one of its nodes")
@@ -50,6 +60,7 @@ def _ray_address(text: str) -> str:
 
 # A folder or a URL.
 Location = Annotated[str, Field(min_length=1), AfterValidator(_place)]
+Storage = Annotated[str, BeforeValidator(_storage), AfterValidator(_place)]
 LocalPath = Annotated[Path, BeforeValidator(_local)]
 RayAddress = Annotated[str, AfterValidator(_ray_address)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]

@@ -61,5 +61,4 @@ def _problems(run: Path, weights: str) -> list[str]:
 def _weights_folder(run: Path, weights: str) -> Path:
     if weights == "final":
         return run / "final"
-    best = Path(json.loads((run / "best.json").read_text())["path"])
-    return best if best.is_absolute() else run / best
+    return run / json.loads((run / "best.json").read_text())["path"]

@@ -19,7 +19,7 @@ class EventFiles:
         from torch.utils.tensorboard import SummaryWriter
 
         self._writer: Any = SummaryWriter(
-            str(self._folder.root / "tensorboard"), purge_step=step + 1, max_queue=100
+            str(self._folder.growing / "tensorboard"), purge_step=step + 1, max_queue=100
         )
 
     def write(self, kind: str, step: int, numbers: Numbers) -> None:

@@ -25,6 +25,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from launcher.storage.places import is_remote, refused
+
 logger = logging.getLogger(__name__)
 
 Event = dict[str, Any]
@@ -56,14 +58,21 @@ class EventFile:
         event = {"kind": kind, "time": round(time.time(), 3), **values}
         try:
             self._append(json.dumps(event).encode() + b"\n")
-        except OSError as error:
+        except Exception as error:
+            why = refused(error)
+            if why is None:
+                raise
             if not self._warned:
                 self._warned = True
-                logger.warning("%s: the account of the run has gaps: %s", self._path, error)
+                logger.warning("%s: the account of the run has gaps: %s", self._path, why)
         return event
 
     def _append(self, line: bytes) -> None:
         if self._path is None:
+            return
+        if is_remote(self._path):  # the driver's, before workers write and after
+            before = self._path.read_bytes() if self._path.exists() else b""
+            self._path.write_bytes(before + b"\n" * (before[-1:] not in (b"", b"\n")) + line)
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._path.open("a+b") as file:

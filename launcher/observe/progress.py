@@ -16,7 +16,10 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
+from launcher.storage.places import is_remote, refused
+
 _POLL_S = 0.3
+_POLL_REMOTE_S = 5.0  # each is a request, and workers write there twice a minute
 _LINE_EVERY_S = 30.0
 
 
@@ -24,7 +27,8 @@ class Progress:
     """Follows a metrics file in a thread while it is entered.
 
     Args:
-        path: ``metrics.jsonl``; it may not exist yet, and is replaced when a run resumes.
+        path: ``metrics.jsonl``; it may not exist yet, and is replaced when a run resumes, or
+            whenever it has grown (in an object store).
         total: the steps of the run.
         title: shown in front.
         stream: where to; a bar if it is a terminal, lines otherwise.
@@ -62,7 +66,7 @@ class Progress:
             self._bar.close()
 
     def _run(self) -> None:
-        while not self._stop.wait(_POLL_S):
+        while not self._stop.wait(_POLL_REMOTE_S if is_remote(self._path) else _POLL_S):
             self._show_new()
         self._show_new()
 
@@ -120,7 +124,7 @@ class _Follower:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._identity: int | None = None
+        self._identity: object = None
         self._offset = 0
         self._known: set[int] = set()  # hashes of the lines that were given out
 
@@ -129,16 +133,23 @@ class _Follower:
         for _ in self.new_rows():
             pass
 
+    def _new_bytes(self) -> bytes:
+        identity = _file_id(self._path)
+        if is_remote(self._path) and identity == self._identity:
+            return b""
+        with self._path.open("rb") as file:
+            if identity != self._identity:  # replaced: known lines come again at the front
+                self._identity, self._offset = identity, 0
+            file.seek(self._offset)
+            return file.read()
+
     def new_rows(self) -> list[dict[str, Any]]:
         try:
-            with self._path.open("rb") as file:
-                identity = _file_id(self._path)
-                if identity != self._identity:  # replaced: known lines come again at the front
-                    self._identity, self._offset = identity, 0
-                file.seek(self._offset)
-                data = file.read()
-        except OSError:
-            return []
+            data = self._new_bytes()
+        except Exception as error:
+            if refused(error) is None:
+                raise
+            return []  # not there yet, or at the next look
         whole = data[: data.rfind(b"\n") + 1]
         self._offset += len(whole)
         rows = []
@@ -155,8 +166,9 @@ class _Follower:
         return rows
 
 
-def _file_id(path: Path) -> int:
-    return path.stat().st_ino
+def _file_id(path: Path) -> object:
+    stat = path.stat()
+    return stat.st_size if is_remote(path) else stat.st_ino
 
 
 def _losses(row: dict[str, Any]) -> str:

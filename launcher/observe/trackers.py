@@ -49,7 +49,7 @@ class MLflow:
 
         self._folder = folder
         section = config.log.mlflow
-        uri = section.tracking_uri or (folder.root / "mlflow").absolute().as_uri()
+        uri = section.tracking_uri or (folder.growing / "mlflow").absolute().as_uri()
         self._client: Any = MlflowClient(tracking_uri=uri)
         self._run = self._find(uri) or self._create(uri, section.experiment, config)
         self._client.update_run(self._run, status="RUNNING")
@@ -114,7 +114,7 @@ class Wandb:
             id=identity,
             name=config.run.name,
             resume="allow",
-            dir=str(folder.root),
+            dir=str(folder.growing),
             config=config.model_dump(mode="json"),
             settings=wandb.Settings(console="off", disable_git=True, save_code=False, silent=True),
         )

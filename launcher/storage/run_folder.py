@@ -24,12 +24,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from launcher.storage.mirror import Mirror
+from launcher.storage.places import is_remote
+
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Names the places in a run's folder."""
+    """Names the places in a run's folder.
+
+    ``root``: a folder, or a URL's path (:func:`launcher.storage.places.run_place`). ``mirror``: a
+    worker's, if ``root`` is in an object store; files that grow are written through it.
+    """
 
     root: Path
+    mirror: Mirror | None = None
+
+    @property
+    def growing(self) -> Path:
+        """Where this process writes the files that it appends to."""
+        return self.root if self.mirror is None else self.mirror.local
 
     @property
     def config(self) -> Path:
@@ -45,19 +58,19 @@ class RunFolder:
 
     @property
     def metrics(self) -> Path:
-        return self.root / "metrics.jsonl"
+        return self.growing / "metrics.jsonl"
 
     @property
     def events(self) -> Path:
-        return self.root / "events.jsonl"
+        return self.growing / "events.jsonl"
 
     @property
     def tracking(self) -> Path:
-        return self.root / "tracking.json"
+        return self.growing / "tracking.json"
 
     @property
     def bad_steps(self) -> Path:
-        return self.root / "bad_steps.jsonl"
+        return self.growing / "bad_steps.jsonl"
 
     @property
     def checkpoints(self) -> Path:
@@ -93,13 +106,31 @@ class RunFolder:
 
     def hang(self, rank: int, attempt: int) -> Path:
         """The stacks of a worker that made no progress."""
-        return self.root / "logs" / f"hang-worker-{rank}-attempt-{attempt}.txt"
+        return self.growing / "logs" / f"hang-worker-{rank}-attempt-{attempt}.txt"
 
     def log(self, rank: int) -> Path:
-        return self.root / "logs" / f"worker-{rank}.log"
+        return self.growing / "logs" / f"worker-{rank}.log"
 
     def quarantine(self, rank: int) -> Path:
-        return self.root / "quarantine" / f"worker-{rank}.jsonl"
+        return self.growing / "quarantine" / f"worker-{rank}.jsonl"
+
+    def of_worker(self, rank: int) -> RunFolder:
+        """The same for a worker, which writes into it; to be closed by :meth:`close`."""
+        if not is_remote(self.root):
+            return self
+        mirror = Mirror(self.root, rank)
+        mirror.start()
+        return RunFolder(self.root, mirror)
+
+    def push(self) -> None:
+        """See to it that what was written so far outlives this machine."""
+        if self.mirror is not None:
+            self.mirror.push()
+
+    def close(self) -> None:
+        """Write no more; on a worker."""
+        if self.mirror is not None:
+            self.mirror.close()
 
     @property
     def is_complete(self) -> bool:
@@ -113,6 +144,9 @@ def write_json(path: Path, content: Any) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """As :func:`write_json`, for text."""
+    if is_remote(path):  # an object appears whole
+        path.write_text(text, encoding="utf-8")
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     with partial.open("w", encoding="utf-8") as file:
@@ -123,9 +157,17 @@ def write_text(path: Path, text: str) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """A JSON object, or None where there is no readable one."""
+    """A JSON object, or None where there is no readable one.
+
+    Raises:
+        OSError: an object store did not answer. Of that it must not follow that nothing is there.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (FileNotFoundError, ValueError):
+        return None
+    except OSError:
+        if is_remote(path):
+            raise
         return None
     return content if isinstance(content, dict) else None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch.distributed as dist
@@ -66,6 +68,22 @@ def from_rank_0(action: Callable[[], Result]) -> Result:
     if outcome[1] is not None:
         raise outcome[1]
     return outcome[0]
+
+
+def ranks_here() -> list[int]:
+    """The ranks on this rank's machine, ascending; on every rank alike. Every rank calls it."""
+    own = f"{socket.gethostname()} {_boot_id()}"
+    machines: list[str] = [""] * dist.get_world_size()
+    dist.all_gather_object(machines, own)
+    return [rank for rank, machine in enumerate(machines) if machine == own]
+
+
+def _boot_id() -> str:
+    """Tells machines of the same name apart, which containers can have."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
 
 
 def each_from_rank_0(make: Callable[[], Iterator[str]]) -> Iterator[str]:

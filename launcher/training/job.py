@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ import torch.distributed as dist
 
 from dataloaders.loader import Loader
 from dataloaders.source import Source
-from launcher.checkpoints.fence import begin_attempt
+from launcher.checkpoints.fence import assert_current, begin_attempt
 from launcher.checkpoints.keeper import CheckpointKeeper
 from launcher.cluster.leaving import LeaveRequests
 from launcher.cluster.watchdog import Watchdog
@@ -75,20 +76,26 @@ class Job:
 
 
 def build_job(
-    config: RunConfig, report: Report, preempted: Callable[[], str | None] | None = None
+    config: RunConfig,
+    report: Report,
+    preempted: Callable[[], str | None] | None = None,
+    folder: RunFolder | None = None,
 ) -> Job:
     """Build this rank's share of a run. ``torch.distributed`` must be initialised.
 
     Args:
         report: called equally often on every rank with figures, after each checkpoint.
         preempted: says why a node is about to go; called equally often on every rank.
+        folder: the run's, as this worker writes into it.
 
     Raises:
         RunStoppedError: on every rank, if the checkpoint or the data cannot be used on any.
     """
     rank, world_size = dist.get_rank(), dist.get_world_size()
-    folder = RunFolder(config.folder)
+    folder = folder or RunFolder(config.folder).of_worker(rank)
     attempt = _take_over(folder)
+    if folder.mirror is not None:
+        folder.mirror.check = partial(assert_current, folder, attempt)
     ledger = Ledger(folder if rank == 0 else None, attempt)
     ledger.record("start", world_size=world_size)
     watchdog = Watchdog(config.safety.hang_timeout_s, folder.hang(rank, attempt))

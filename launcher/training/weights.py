@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from launcher.checkpoints.find import inspect
 from launcher.checkpoints.universal import ZERO_TAG
 from launcher.config import RunConfig, dump
 from launcher.errors import CheckpointError
+from launcher.storage.places import download, is_remote, remove_tree, upload
 from launcher.storage.run_folder import RunFolder, write_json, write_text
 
 WEIGHTS = "model.safetensors"
@@ -34,13 +36,20 @@ def load_trained_weights(folder: Path) -> dict[str, Tensor]:
         CheckpointError: it is neither, or was not finished.
     """
     if (folder / WEIGHTS).is_file():
-        from safetensors.torch import load_file
+        from safetensors.torch import load, load_file
 
-        return load_file(folder / WEIGHTS)
+        file = folder / WEIGHTS
+        return load(file.read_bytes()) if is_remote(file) else load_file(file)
     found = inspect(folder)
     if found.checkpoint is None:
         raise CheckpointError(f"{folder}: is no complete checkpoint ({found.why}); choose another")
-    return _consolidate(folder / ZERO_TAG)
+    if not is_remote(folder):
+        return _consolidate(folder / ZERO_TAG)
+    with tempfile.TemporaryDirectory(prefix="gcg-weights-") as scratch:
+        for name in found.checkpoint.files:
+            if name.startswith(f"{ZERO_TAG}/"):
+                download(folder / name, Path(scratch) / name)
+        return _consolidate(Path(scratch) / ZERO_TAG)
 
 
 def _consolidate(zero_folder: Path) -> dict[str, Tensor]:
@@ -65,12 +74,17 @@ def write_final(folder: RunFolder, config: RunConfig, checkpoint: Checkpoint) ->
     """
     from safetensors.torch import save_file
 
-    partial = folder.final.with_name("final.partial")
+    partial = folder.growing / "final.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     save_file(load_trained_weights(checkpoint.path), partial / WEIGHTS)
     write_text(partial / "config.yaml", dump(config))
     write_json(partial / META, checkpoint.meta)
-    shutil.rmtree(folder.final, ignore_errors=True)
-    partial.rename(folder.final)
+    remove_tree(folder.final)
+    if not is_remote(folder.final):
+        partial.rename(folder.final)
+        return folder.final
+    for name in (WEIGHTS, "config.yaml", META):  # the last one makes it complete
+        upload(partial / name, folder.final / name)
+    remove_tree(partial)
     return folder.final

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from typing import Any
 
 import torch.distributed as dist
@@ -45,11 +46,12 @@ def run_worker(
     trying again would change nothing. So it does when a newer attempt has taken over the run, and
     when it was asked to leave, after a checkpoint of all ranks; ``left.json`` says at which step.
     """
-    folder, rank = RunFolder(config.folder), dist.get_rank()
-    with log_to_file(folder.log(rank)):
+    rank = dist.get_rank()
+    folder = RunFolder(config.folder).of_worker(rank)
+    with closing(folder), log_to_file(folder.log(rank)):
         quiet_libraries()
         try:
-            _build_restore_train(config, report, preempted)
+            _build_restore_train(config, folder, report, preempted)
         except LeaveRun as left:
             logger.warning("left at %s", left)
             if rank == 0:
@@ -67,9 +69,12 @@ def run_worker(
 
 
 def _build_restore_train(
-    config: RunConfig, report: Report, preempted: Callable[[], str | None] | None
+    config: RunConfig,
+    folder: RunFolder,
+    report: Report,
+    preempted: Callable[[], str | None] | None,
 ) -> None:
-    job = build_job(config, report, preempted)
+    job = build_job(config, report, preempted, folder=folder)
     try:
         train(job, restore(job))
         finish(job)

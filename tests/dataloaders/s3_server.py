@@ -25,13 +25,14 @@ class Fault:
     ``kind``: ``"status"`` (answer ``status``), ``"truncate"`` (half of the body, then hang up),
     ``"short"`` (half of it, and no word that there is more), ``"corrupt"`` (one byte changed),
     ``"silence"`` (no answer until ``release``), ``"half"`` (half of the body, the rest after
-    ``release``). ``met`` is set when a request has got there.
+    ``release``). ``met`` is set when a request has got there. ``methods``: of which requests.
     """
 
     suffix: str
     kind: str
     times: int = 1
     status: int = 503
+    methods: tuple[str, ...] = ("GET", "PUT")
     met: threading.Event = field(default_factory=threading.Event)
     release: threading.Event = field(default_factory=threading.Event)
 
@@ -82,7 +83,7 @@ class FaultProxy:
         with self._lock:
             self.requests.append((method, path))
             for fault in self._faults:
-                if fault.times > 0 and path.endswith(fault.suffix) and method in ("GET", "PUT"):
+                if fault.times > 0 and path.endswith(fault.suffix) and method in fault.methods:
                     fault.times -= 1
                     return fault
         return None

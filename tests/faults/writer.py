@@ -32,7 +32,7 @@ def main(folder: RunFolder, step: int, attempt: int, what: str) -> int:
         shard = path / "zero" / f"shard-{rank}.pt"
         with _Limited(victim == shard.name, int(offset or 0)):
             shard.write_bytes(b"%d" % rank * SHARD_BYTES)
-        stage.record_rank(path, rank, WORLD_SIZE, [f"zero/{shard.name}"])
+        stage.record_rank(path, rank, WORLD_SIZE, {f"zero/{shard.name}": stage.describe(shard)})
     if what == "pause-before-commit":
         _wait()
     if what == "pause-inside-commit":

@@ -139,7 +139,7 @@ def checkpoint_on_other_data(tmp: Path, packed: Path, tree: Tree) -> None:
     folder = RunFolder(config.folder)
     attempt = begin_attempt(folder)
     path = open_checkpoint(folder, 2, attempt)
-    record_rank(path, 0, 1, [])
+    record_rank(path, 0, 1, {})
     identity = {"world_size": 1, "zero": 3, "config": fingerprint(config), "data": "other"}
     commit(folder, 2, attempt, 1, identity)
 

@@ -13,6 +13,7 @@ from launcher.checkpoints.commit import (
     COMMIT,
     Checkpoint,
     commit,
+    describe,
     open_checkpoint,
     record_rank,
 )
@@ -46,7 +47,7 @@ def write_ranks(folder: RunFolder, step: int, attempt: int = 1, world_size: int 
         shard = path / "zero" / f"shard-{rank}.pt"
         shard.parent.mkdir(exist_ok=True)
         shard.write_bytes(b"%d" % (rank + attempt) * (100 + step))
-        record_rank(path, rank, world_size, [f"zero/{shard.name}"])
+        record_rank(path, rank, world_size, {f"zero/{shard.name}": describe(shard)})
     return path
 
 
