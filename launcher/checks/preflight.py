@@ -28,7 +28,7 @@ from launcher.config import RunConfig, dump, fingerprint, load_run_config, traje
 from launcher.config.data import TrainSet
 from launcher.errors import CheckpointError, ConfigError, PreflightError
 from launcher.observe.events import EventFile
-from launcher.storage.places import is_remote, refused
+from launcher.storage.places import create, is_remote, refused
 from launcher.storage.run_folder import RunFolder, read_json, write_json, write_text
 from launcher.training.data import (
     build_plan,
@@ -188,10 +188,18 @@ def _storage(config: RunConfig) -> Iterator[str]:
 def _bucket(folder: Path) -> Iterator[str]:
     probe = folder / f".write-test.{os.getpid()}"
     try:
-        write_text(probe, "")
+        create(probe, "")
+        twice = create(probe, "")
         probe.unlink()
     except Exception as error:
         yield _unwritable(folder, error)
+        return
+    if twice:
+        yield (
+            f"run.storage = {folder.parent}: must refuse to create an object that is there ("
+            "If-None-Match: *), or two attempts could take the run for their own; use AWS S3 or a store "
+            "that does, or a shared folder"
+        )
 
 
 def _folder(folder: Path) -> Iterator[str]:
