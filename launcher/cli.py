@@ -104,7 +104,7 @@ def _plan_arguments(stage: argparse.ArgumentParser) -> None:
 def _doctor_arguments(stage: argparse.ArgumentParser) -> None:
     stage.add_argument("--data", metavar="SHARDS|URL", help="also read from this packed data set")
     stage.add_argument(
-        "--storage", metavar="DIR", help="folder to write to; where runs shall go (temporary files)"
+        "--storage", metavar="DIR|URL", help="where runs shall go; written to (temporary files)"
     )
     stage.add_argument("--gpu", action="store_true", help="GPUs are meant to be here: none fails")
     stage.add_argument("--only", metavar="CHECK,...", help="these checks alone")

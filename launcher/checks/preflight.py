@@ -196,9 +196,9 @@ def _bucket(folder: Path) -> Iterator[str]:
         return
     if twice:
         yield (
-            f"run.storage = {folder.parent}: must refuse to create an object that is there ("
-            "If-None-Match: *), or two attempts could take the run for their own; use AWS S3 or a store "
-            "that does, or a shared folder"
+            f"run.storage = {folder.parent}: must refuse to create an object that is there "
+            "(If-None-Match: *), or two attempts could take the run for their own; use AWS S3, a "
+            "store that does, or a shared folder"
         )
 
 

@@ -20,10 +20,17 @@ _SLOW_MIB_S, _LEAST_FREE = 100.0, 10 * _GIB
 _DATA_MATTERS = "Every worker reads its shards there, all the time."
 
 
+_WHY = "Checkpoints are written there, of twelve bytes for each trained weight."
+
+
 def disk(options: Options) -> Iterator[Finding]:
     """Write to the folder of runs (or of temporary files) and force it out."""
-    folder = Path(options.storage or tempfile.gettempdir())
-    why = "Checkpoints are written there, of twelve bytes for each trained weight."
+    from dataloaders.location import is_url
+
+    if options.storage and is_url(options.storage):
+        yield _bucket(options.storage)
+        return
+    folder, why = Path(options.storage or tempfile.gettempdir()), _WHY
     remedy = "choose a fast disk that all machines share as run.storage"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -40,6 +47,25 @@ def disk(options: Options) -> Iterator[Finding]:
         why,
         remedy,
     )
+
+
+def _bucket(url: str) -> Finding:
+    """Upload to where runs shall go, and delete it again."""
+    from launcher.storage.places import refused, run_place
+
+    remedy = "check the URL and its credentials, or choose a store that is nearer"
+    try:
+        probe = run_place(url) / f".gcg-doctor.{os.getpid()}"
+        block = os.urandom(_WRITTEN)
+        began = time.perf_counter()
+        probe.write_bytes(block)
+        rate = _WRITTEN / _MIB / (time.perf_counter() - began)
+        probe.unlink()
+    except Exception as error:
+        said = refused(error) or str(error)
+        return Finding("disk", "failed", f"{url}: {said}", _WHY, remedy)
+    state = "ok" if rate >= _SLOW_MIB_S else "warning"
+    return Finding("disk", state, f"{url}: {rate:.0f} MiB/s uploaded in one stream", _WHY, remedy)
 
 
 def _write_rate(folder: Path) -> float:

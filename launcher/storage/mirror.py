@@ -12,6 +12,7 @@ import logging
 import re
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from launcher.errors import StaleAttemptError
@@ -53,14 +54,26 @@ class Mirror:
     def start(self) -> None:
         """Fetch what earlier attempts left, and begin."""
         self.local.mkdir(parents=True, exist_ok=True)
-        for name, size in sizes_below(self._place).items():
+        for name, size in self._there().items():
             file = self.local / name
-            if not self._is_own(name):
-                continue
             if name in _THERE_WINS or not file.exists() or file.stat().st_size < size:
                 download(self._place / name, file)
                 self._pushed[name] = _state(file)
         self._thread.start()
+
+    def _there(self) -> dict[str, int]:
+        """Bytes of this rank's files at the run's place. Not by a listing of all: there may be many
+        ranks, and many files of checkpoints."""
+        names = [f"logs/worker-{self._rank}.log", f"quarantine/worker-{self._rank}.jsonl"]
+        found: dict[str, int] = {}
+        if self._rank == 0:
+            names += _FILES
+            mlflow = sizes_below(self._place / "mlflow")
+            found = {f"mlflow/{name}": size for name, size in mlflow.items()}
+        for name in names:
+            with suppress(FileNotFoundError):
+                found[name] = (self._place / name).stat().st_size
+        return found
 
     def push(self) -> None:
         """Copy what has changed.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 import resource
 import shutil
 import socket
@@ -25,6 +26,7 @@ from launcher.doctor import machine, software, video
 from launcher.doctor.checks import CHECKS
 from launcher.doctor.finding import Finding, Options, is_sound, table
 from tests.conftest import ROOT
+from tests.dataloaders.s3_server import BUCKET, S3
 
 Rows = dict[str, dict]
 COMMAND = [sys.executable, "-m", "launcher.cli", "doctor", "--json", "--only"]
@@ -244,3 +246,11 @@ def test_every_check_gives_findings_here() -> None:
     assert {"python", "cores", "disk", "torch", "gloo", "nccl", "import times"} <= rows.keys()
     assert rows["gloo"]["state"] == "ok"
     assert all(row["why"] and row["remedy"] for row in rows.values() if row["state"] != "ok")
+
+
+def test_storage_in_a_bucket(s3: S3) -> None:
+    row = doctor("disk", "--storage", f"s3://{BUCKET}/runs")["disk"]
+    assert re.match(rf"s3://{BUCKET}/runs: \d+ MiB/s uploaded in one stream", row["found"])
+    assert not s3.client.list_objects_v2(Bucket=BUCKET, Prefix="runs").get("Contents")
+    row = doctor("disk", "--storage", "s3://no-such-bucket/runs", expect=1)["disk"]
+    assert "The specified bucket does not exist" in row["found"]
