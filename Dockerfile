@@ -38,7 +38,7 @@ COPY docker/ docker/
 COPY pyproject.toml constraints.txt ./
 RUN docker/install.sh environment /opt/gcg
 
-# More extras of pyproject.toml: --build-arg EXTRAS="tracking gcs".
+# More extras of pyproject.toml: --build-arg EXTRAS="tracking plot".
 FROM environment AS dependencies-cpu
 ARG EXTRAS=""
 # hadolint ignore=SC2086

@@ -15,10 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.distributed as dist
 
-from launcher.agreement import each_from_rank_0, from_rank_0, on_rank_0
+from launcher.agreement import each_from_rank_0, from_rank_0, on_rank_0, together
 from launcher.checkpoints.background import Saved
 from launcher.checkpoints.commit import (
     FORMAT_VERSION,
@@ -29,6 +28,7 @@ from launcher.checkpoints.find import entries, newest, passed_over
 from launcher.checkpoints.fits import check_fits, is_same_layout, versions
 from launcher.checkpoints.keep import discard
 from launcher.checkpoints.load import load_universal
+from launcher.checkpoints.safe_load import load, only_known_classes, refuse_unknown
 from launcher.checkpoints.save import Saver, rank_file
 from launcher.checkpoints.universal import ZERO_TAG, convert, find_universal
 from launcher.checkpoints.verify import damage, share
@@ -142,6 +142,7 @@ class CheckpointKeeper:
 
         Raises:
             CheckpointError: it was written by another run or data set, or all are damaged.
+        RunStoppedError: a file holds what no checkpoint does.
         """
         checkpoint = self._choose()
         origin = None if checkpoint is None else (checkpoint.attempt, checkpoint.step)
@@ -155,10 +156,13 @@ class CheckpointKeeper:
         return None if checkpoint is None else self._load(checkpoint)
 
     def _load(self, checkpoint: Checkpoint) -> Position:
+        _refuse_foreign(checkpoint)
         if is_same_layout(checkpoint, self._config, dist.get_world_size()):
             self._load_own_shards(checkpoint)
         else:
-            load_universal(self._engine, self._universal(checkpoint).path)
+            converted = self._universal(checkpoint)
+            _refuse_foreign(converted)
+            load_universal(self._engine, converted.path)
         logger.info("continuing from %s", checkpoint.path)
         meta = checkpoint.meta
         return Position(checkpoint.step, meta["plan"], meta.get("guard", {}))
@@ -185,13 +189,13 @@ class CheckpointKeeper:
         return checkpoint
 
     def _load_own_shards(self, checkpoint: Checkpoint) -> None:
-        path, _ = self._engine.load_checkpoint(
-            str(checkpoint.path), tag=ZERO_TAG, load_module_strict=False
-        )
+        with only_known_classes():
+            path, _ = self._engine.load_checkpoint(
+                str(checkpoint.path), tag=ZERO_TAG, load_module_strict=False
+            )
         if path is None:
             raise CheckpointError(f"{checkpoint.path}: DeepSpeed found no state; delete the folder")
-        own = torch.load(rank_file(checkpoint.path, dist.get_rank()), weights_only=False)
-        set_rng_state(own["rng"])
+        set_rng_state(load(rank_file(checkpoint.path, dist.get_rank()))["rng"])
 
     def _universal(self, checkpoint: Checkpoint) -> Checkpoint:
         """The converted form: as it lies there, else made by rank 0 while the others wait."""
@@ -221,6 +225,13 @@ def _damage_found_together(checkpoint: Checkpoint) -> list[str]:
     faults: list[list[str]] = [[]] * dist.get_world_size()
     dist.all_gather_object(faults, own)
     return [line for lines in faults for line in lines]
+
+
+def _refuse_foreign(checkpoint: Checkpoint) -> None:
+    """Stop on all ranks if a file holds what no checkpoint does: that is no damage to pass over."""
+    own = share(checkpoint, dist.get_rank(), dist.get_world_size())
+    files = [checkpoint.path / name for name in own if name.endswith(".pt")]
+    together(lambda: refuse_unknown(files))
 
 
 def _refuse_to_begin_anew(folder: RunFolder, damaged: list[str]) -> None:

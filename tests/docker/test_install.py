@@ -84,7 +84,7 @@ def test_a_step_that_cannot_be_done_fails(script: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
-@pytest.mark.parametrize(("variant", "extras"), [("cpu", ()), ("gpu", ("tracking", "gcs"))])
+@pytest.mark.parametrize(("variant", "extras"), [("cpu", ()), ("gpu", ("tracking", "plot"))])
 def test_the_dependencies_from_the_index(
     script: Path, tmp_path: Path, variant: str, extras: tuple[str, ...]
 ) -> None:
