@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dataloaders.trust import name_fault
 from launcher.checkpoints.fence import assert_current
 from launcher.errors import CheckpointError
 from launcher.run_folder import RunFolder, read_json, write_json, write_text
@@ -121,9 +122,12 @@ def seal(path: Path, files: dict[str, dict[str, Any]]) -> None:
 
 
 def size_faults(path: Path, files: dict[str, dict[str, Any]]) -> list[str]:
-    """A line for each listed file that is missing or of another size."""
+    """A line for each listed file that is missing, of another size, or not in the folder."""
     faults = []
     for name, listed in files.items():
+        if fault := name_fault(name):
+            faults.append(f"{name[:80]!r}: {fault}")
+            continue
         try:
             size = (path / name).stat().st_size
         except OSError:
