@@ -18,12 +18,13 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from torch.serialization import safe_globals
 
 from benchmarks.study import corpus, real
 from benchmarks.study.features import Features, cached
 from benchmarks.study.rows import Rows
 from benchmarks.study.table import markdown, read_runs
-from benchmarks.study.train import measure, run
+from benchmarks.study.train import Prediction, measure, run
 from benchmarks.study.variants import VARIANTS
 
 
@@ -106,7 +107,8 @@ def _measure_again(rows: Rows, path: Path) -> None:
     """New figures of all kept runs, from their frame weights."""
     lines = []
     for kept in read_runs(path):
-        said = torch.load(_weights(path, kept["variant"], kept["seed"]), weights_only=False)
+        with safe_globals([Prediction]):
+            said = torch.load(_weights(path, kept["variant"], kept["seed"]), weights_only=True)
         lines.append(json.dumps({**kept, "figures": measure(rows, said)}) + "\n")
     path.write_text("".join(lines))
 

@@ -52,6 +52,10 @@ class VideoInfo:
     proven: bool
 
 
+# A "clip" may be a playlist, whose demuxer would open the files and URLs that it lists: it may not.
+_SEALED = {"protocol_whitelist": "none"}
+
+
 @contextmanager
 def open_clip(data: bytes, name: str = "") -> Iterator[tuple[InputContainer, VideoStream]]:
     """Opens a clip and its first video stream; raises DataError where there is none.
@@ -66,7 +70,7 @@ def open_clip(data: bytes, name: str = "") -> Iterator[tuple[InputContainer, Vid
     if name:
         file.name = name
     try:
-        container = av.open(file, "r", metadata_errors="ignore")
+        container = av.open(file, "r", metadata_errors="ignore", container_options=_SEALED)
     except (av.error.FFmpegError, ValueError, OSError) as error:
         raise DataError(
             f"{name or 'clip'}: {len(data)} bytes that no demuxer opens ({_reason(error)}): a clip "

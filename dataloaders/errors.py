@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataloaders.trust import redacted
+
 
 class DataError(ValueError):
     """A fault in the user's data: one line that says where, what value, which rule and the remedy.
 
     Line breaks in the message (FFmpeg's and pydantic's have some) are folded into spaces, so that a
-    quarantine list, a log and a terminal each show one line.
+    quarantine list, a log and a terminal each show one line. Credentials in URLs are left out.
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split()))
+        super().__init__(redacted(" ".join(message.split())))
 
 
 class StorageError(DataError):

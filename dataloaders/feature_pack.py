@@ -30,6 +30,7 @@ from dataloaders.manifest import Video
 from dataloaders.out_folder import clear, reusable
 from dataloaders.shard_writer import TarShardWriter
 from dataloaders.shards import PackReport
+from dataloaders.trust import name_fault
 
 logger = logging.getLogger(__name__)
 
@@ -132,7 +133,8 @@ def _write_shards(
 
 def _file_of(folder: Path, video: str) -> Path | None:
     """The video's file: by its id, or its key where the id is no file name."""
-    for name in (video, sample_key(video)):
+    plain = [] if name_fault(video) else [video]  # an id may be anything, also ../../etc/x
+    for name in (*plain, sample_key(video)):
         for suffix in SUFFIXES:
             path = folder / f"{name}{suffix}"
             if path.is_file():

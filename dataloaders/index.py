@@ -22,6 +22,7 @@ from dataloaders.errors import DataError, DeniedError, StorageError
 from dataloaders.feature_info import FeatureInfo
 from dataloaders.manifest import describe
 from dataloaders.storage.folder import Folder, LocalFolder, open_folder
+from dataloaders.trust import key_fault, name_fault
 
 INDEX_NAME = "index.json"
 # Where `index.json` is another's: MDS keeps its own there, and so do some writers of tars.
@@ -197,6 +198,9 @@ def read_index(place: Path | Folder) -> DatasetIndex:
             ShardInfo(**{**row, "question_counts": _int_keys(row["question_counts"])})
             for row in body["shards"]
         )
+        for shard in shards:
+            if fault := name_fault(shard.name):
+                raise DataError(f"{path}: shards: {str(shard.name)[:80]!r}: {fault}; {_REMEDY}")
         made = body.get("features")
         features = None if made is None else FeatureInfo.model_validate(made)
         format = str(body.get("format", "wds"))
@@ -271,4 +275,7 @@ def _parse_entry(line: bytes) -> SampleEntry:
     row = json.loads(line)
     row["video"] = Member(**row["video"])
     row["record"] = Member(**row["record"])
+    for name in (row["key"], row["video"].name, row["record"].name):
+        if fault := key_fault(name):
+            raise ValueError(f"{name[:80]!r} {fault}")
     return SampleEntry(**row)

@@ -27,6 +27,7 @@ from dataloaders.ingest import probed
 from dataloaders.manifest import Video
 from dataloaders.records import Records
 from dataloaders.shard_source import pread_all
+from dataloaders.trust import key_fault
 
 _TIMEOUT_S = 600.0
 
@@ -138,6 +139,8 @@ def _use(
     """The sample's entry and completed record, or why it cannot be used."""
     if sample.problem or sample.video is None:
         return sample.problem
+    if fault := key_fault(sample.video.name):  # which begins with the key
+        return f"{sample.video.name[:80]!r}: {fault}"
     if sample.key in seen:
         return "this key occurs a second time in the shard"
     seen.add(sample.key)

@@ -17,6 +17,7 @@ from dataloaders.storage.folder import Folder, LocalFolder
 from dataloaders.storage.options import StorageOptions
 from dataloaders.storage.shard_files import CachedShards, ShardFiles
 from dataloaders.storage.work_folder import remove_dead, work_folder
+from dataloaders.trust import name_fault
 
 logger = logging.getLogger(__name__)
 
@@ -33,15 +34,24 @@ def read_rows(place: Folder) -> dict[str, Any]:
     path = place.at(INDEX_NAME)
     try:
         rows = json.loads(place.read(INDEX_NAME))["shards"]
+        for row in rows:
+            check_names(path, row)
         return {row["raw_data"]["basename"]: {"zip_data": None, **row} for row in rows}
     except OSError as error:
         raise DataError(
             f"{path}: cannot be read ({error.strerror or 'missing'}); {_REMEDY}"
         ) from None
-    except StorageError:
+    except DataError:
         raise
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: not an MDS index ({error!r}); {_REMEDY}") from None
+
+
+def check_names(path: str, row: Mapping[str, Any]) -> None:
+    """Raise DataError unless a row's files lie in the folder of the index at ``path``."""
+    for each in filter(None, (row["raw_data"], row.get("zip_data"))):
+        if fault := name_fault(each["basename"]):
+            raise DataError(f"{path}: shards: {str(each['basename'])[:80]!r}: {fault}; {_REMEDY}")
 
 
 def compressed(place: Folder) -> dict[str, Any]:

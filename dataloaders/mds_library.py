@@ -22,6 +22,7 @@ import numpy as np
 
 from dataloaders.errors import DataError
 from dataloaders.index import INDEX_NAME, ShardInfo
+from dataloaders.mds_compressed import check_names
 from dataloaders.shard_source import pread_all
 
 try:
@@ -96,10 +97,13 @@ def read_mds_index(folder: Path) -> list[dict[str, Any]]:
         body = json.loads(path.read_text(encoding="utf-8"))
         rows = body["shards"]
         formats = {row["format"] for row in rows}
-        assert all(row["raw_data"]["basename"] for row in rows)
+        for row in rows:
+            check_names(str(path), row)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
-    except (ValueError, KeyError, TypeError, AssertionError) as error:
+    except DataError:
+        raise
+    except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: not an MDS index ({error!r}); {remedy}") from None
     if body.get("version") != 2 or formats != {"mds"}:
         raise DataError(

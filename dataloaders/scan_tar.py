@@ -11,6 +11,7 @@ from typing import BinaryIO
 
 from dataloaders.errors import DataError
 from dataloaders.index import Member, SampleEntry, crc32_of
+from dataloaders.trust import key_fault
 
 RECORD_SUFFIX = "json"
 _REMEDY = "run `gcg pack` again"
@@ -55,6 +56,8 @@ def _by_key(path: str, members: list[tarfile.TarInfo]) -> Iterator[dict[str, tar
     group: dict[str, tarfile.TarInfo] = {}
     current, seen = None, set()
     for info in members:
+        if fault := key_fault(info.name):
+            raise DataError(f"{path}: {info.name[:80]!r}: {fault}; {_REMEDY}")
         key, suffix = split_name(info.name)
         if key != current:
             if key in seen:

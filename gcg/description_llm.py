@@ -72,7 +72,9 @@ def load_writer(files: WriterFiles) -> DescriptionModel:
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     gpu = torch.cuda.is_available()
-    source: dict[str, Any] = {"gguf_file": files.gguf} if files.gguf else {}
+    source: dict[str, Any] = {"trust_remote_code": False}
+    if files.gguf:
+        source["gguf_file"] = files.gguf
     try:
         config = AutoConfig.from_pretrained(files.folder, **source)
         if config.is_encoder_decoder:

@@ -112,11 +112,12 @@ def _load_4bit(options: LLMConfig) -> Any:
         raise ModelError("model.llm.quantize = nf4: needs a GPU, and there is none; use none")
     from transformers import AutoConfig, BitsAndBytesConfig
 
-    llm_config = AutoConfig.from_pretrained(options.name)
+    llm_config = AutoConfig.from_pretrained(options.name, trust_remote_code=False)
     auto = AutoModelForSeq2SeqLM if is_encoder_decoder(llm_config) else AutoModelForCausalLM
     try:
         return auto.from_pretrained(
             options.name,
+            trust_remote_code=False,
             quantization_config=BitsAndBytesConfig(
                 load_in_4bit=True,
                 bnb_4bit_quant_type="nf4",

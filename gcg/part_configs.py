@@ -120,7 +120,7 @@ def sentence_config(name: str) -> PretrainedConfig:
     setting = "model.features.text_encoder"
     path = fetch_file(setting, name, "config.json")
     try:
-        return AutoConfig.from_pretrained(path)
+        return AutoConfig.from_pretrained(path, trust_remote_code=False)
     except (KeyError, ValueError, OSError):
         kind = _json(path).get("model_type")
         raise ModelError(
@@ -148,7 +148,7 @@ def llm_config(name: str) -> PretrainedConfig:
     path = path or fetch_file(setting, name, "config.json")
     kind = _json(path).get("model_type")
     try:
-        return AutoConfig.from_pretrained(path).get_text_config()
+        return AutoConfig.from_pretrained(path, trust_remote_code=False).get_text_config()
     except (KeyError, ValueError, OSError):
         raise ModelError(
             f"{setting} = {name}: transformers knows no model_type {kind}; choose another LLM"

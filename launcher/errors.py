@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from dataloaders.trust import redacted
+
 
 class UserError(ValueError):
     """What a user can put right: one or more lines, each with place, value, rule and remedy.
 
-    ``lines`` holds every problem found, so that one attempt shows all of them.
+    ``lines`` holds every problem found, so that one attempt shows all of them. Credentials in URLs
+    are left out of them.
     """
 
     def __init__(self, problems: str | Sequence[str]) -> None:
         found = [problems] if isinstance(problems, str) else list(problems)
-        self.lines = [" ".join(line.split()) for line in found]
+        self.lines = [redacted(" ".join(line.split())) for line in found]
         super().__init__("\n".join(self.lines))
 
     def __reduce__(self) -> tuple[type[UserError], tuple[list[str]]]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from dataloaders.location import absolute
+from dataloaders.trust import RedactingFormatter
 from launcher.checkpoints.commit import Checkpoint
 from launcher.cluster.departure import ClusterLostError, DepartedError
 from launcher.config import RunConfig, load_run_config
@@ -89,7 +90,9 @@ def run_command(action: Callable[[], int]) -> int:
     from dataloaders.errors import DataError
     from gcg.errors import ModelError
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(RedactingFormatter("%(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     try:
         return action()
     except (UserError, ModelError) as error:

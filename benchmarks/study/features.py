@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.serialization import safe_globals
 
 from gcg.description import describe
 
@@ -60,7 +61,8 @@ Encoder = Callable[[Sequence[str]], tuple[list[Tensor], Tensor]]
 def cached(path: Path, build: Callable[[], Features]) -> Features:
     """The features kept at ``path``, or those that ``build`` makes, kept there from now on."""
     if path.exists():
-        kept = torch.load(path, weights_only=False)
+        with safe_globals([Features, Question]):  # nothing else may be made of it
+            kept = torch.load(path, weights_only=True)
         if kept["version"] == VERSION:
             return kept["features"]
     features = build()

@@ -21,6 +21,7 @@ from dataloaders.storage.remote import (
     storage_error,
 )
 from dataloaders.storage.retry import BUGS, Stopped, with_retries
+from dataloaders.trust import url_fault
 
 T = TypeVar("T")
 
@@ -138,5 +139,7 @@ def open_folder(
         return LocalFolder(Path(location))
     url = os.fspath(location)
     if protocol_of(url) == "file":
+        if fault := url_fault(url):
+            raise StorageError(f"{url}: {fault}")
         return LocalFolder(Path(unquote(urlsplit(url).path)))
     return RemoteFolder(url.rstrip("/"), options or StorageOptions())

@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import functools
 import importlib
-import inspect
 import logging
 import os
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from typing import Any
 from dataloaders.errors import DeniedError, StorageError
 from dataloaders.storage.options import StorageOptions
 from dataloaders.storage.retry import forbidden, http_status, may_pass
+from dataloaders.trust import redacted, url_fault
 
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "http": "http", "https": "http"}
 _CREDENTIALS = {
@@ -51,12 +51,13 @@ def file_system(url: str, options: StorageOptions) -> Any:
     """The fsspec file system for a URL; its methods take the URL itself.
 
     Raises:
-        StorageError: no such protocol, or its package is not installed.
+        StorageError: no such protocol, its package is not installed, or the URL holds a secret.
     """
     protocol = protocol_of(url)
+    if fault := url_fault(url):
+        raise StorageError(f"{url}: {fault}")
     try:
         make = _file_system_class(protocol)
-        _check_url_is_enough(make)
         settings = _settings(protocol, options)
     except (ImportError, ValueError) as error:
         extra = _EXTRAS.get(protocol)
@@ -91,19 +92,6 @@ def _file_system_class(protocol: str) -> Any:
     return fsspec.get_filesystem_class(protocol)
 
 
-def _check_url_is_enough(kind: Any) -> None:
-    """Raise ValueError for a file system that is made with more than settings have defaults for,
-    such as FTP's host: half made, it complains when it goes."""
-    needs = [
-        parameter.name
-        for parameter in list(inspect.signature(kind.__init__).parameters.values())[1:]
-        if parameter.default is parameter.empty
-        and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
-    ]
-    if needs:
-        raise ValueError(f"it needs {', '.join(needs)} besides")
-
-
 def _settings(protocol: str, options: StorageOptions) -> dict[str, Any]:
     timeout = options.timeout_s
     if protocol in ("s3", "s3a"):
@@ -124,7 +112,9 @@ def _settings(protocol: str, options: StorageOptions) -> dict[str, Any]:
         limits = aiohttp.ClientTimeout(total=None, sock_connect=timeout, sock_read=timeout)
         if protocol in ("gs", "gcs"):
             return {"requests_timeout": limits, "use_listings_cache": False}
-        return {"client_kwargs": {"timeout": limits}}
+        from dataloaders.storage.web import open_session
+
+        return {"client_kwargs": {"timeout": limits}, "get_client": open_session}
     return {}
 
 
@@ -204,7 +194,7 @@ def no_repository(error: BaseException) -> bool:
 
 
 def _text(error: BaseException) -> str:
-    text = " ".join(str(error).split())
+    text = redacted(" ".join(str(error).split()))  # before it is cut
     name = type(error).__name__
     if status := http_status(error):
         name = f"HTTP {status}"

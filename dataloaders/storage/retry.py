@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from dataloaders.storage.options import StorageOptions
+from dataloaders.trust import redacted
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +102,8 @@ def with_retries(
             wait = random.uniform(0, ceiling)
             logger.warning(
                 "%s: %s: %s; retry %d of %d in %.1f s",
-                what, type(error).__name__, error, attempt + 1, options.retries, wait,
+                what, type(error).__name__, redacted(str(error)), attempt + 1, options.retries,
+                wait,
             )  # fmt: skip
             stop.wait(wait)
     raise AssertionError("unreachable")

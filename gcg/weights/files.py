@@ -91,6 +91,9 @@ def read_index(path: Path) -> dict[str, str]:
     """Which shard holds which tensor."""
     try:
         shards = json.loads(path.read_text())["weight_map"]
+        for shard in map(str, shards.values()):
+            if Path(shard).name != shard:
+                raise ValueError(f"{shard[:80]!r} is no name of a file beside it")
         return {str(name): str(shard) for name, shard in shards.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(

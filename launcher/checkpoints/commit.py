@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from dataloaders.trust import name_fault
 from launcher.checkpoints.fence import assert_current
 from launcher.errors import CheckpointError
 from launcher.storage.places import is_remote, make_folder, remove_tree, sizes_below
@@ -127,14 +128,16 @@ def seal(path: Path, files: dict[str, dict[str, Any]]) -> None:
 
 
 def size_faults(path: Path, files: dict[str, dict[str, Any]]) -> list[str]:
-    """A line for each listed file that is missing or of another size."""
+    """A line for each listed file that is missing, of another size, or not in the folder."""
     return _size_faults(sizes_below(path), files)
 
 
 def _size_faults(there: dict[str, int], files: dict[str, dict[str, Any]]) -> list[str]:
     faults = []
     for name, listed in files.items():
-        if name not in there:
+        if fault := name_fault(name):
+            faults.append(f"{name[:80]!r}: {fault}")
+        elif name not in there:
             faults.append(f"{name}: is missing")
         elif there[name] != listed["bytes"]:
             faults.append(f"{name}: has {there[name]} bytes, {listed['bytes']} were written")

@@ -36,18 +36,21 @@ def main(argv: list[str]) -> None:
     import torch
     from deepspeed.checkpoint import ds_to_universal
 
+    from launcher.checkpoints.safe_load import only_known_classes
+
     torch.set_num_threads(1)
-    ds_to_universal.main(
-        Namespace(
-            input_folder=str(source),
-            output_folder=str(out),
-            num_extract_workers=processes,
-            num_merge_workers=processes,
-            keep_temp_folder=False,
-            strict=True,
-            inject_missing_state=True,  # stages 1 and 2 need a version number, no more
+    with only_known_classes():  # for all that DeepSpeed reads, its pool's processes included
+        ds_to_universal.main(
+            Namespace(
+                input_folder=str(source),
+                output_folder=str(out),
+                num_extract_workers=processes,
+                num_merge_workers=processes,
+                keep_temp_folder=False,
+                strict=True,
+                inject_missing_state=True,  # stages 1 and 2 need a version number, no more
+            )
         )
-    )
     (out.parent / "latest_universal").unlink(missing_ok=True)
     torch.save(_common_state(source), out / STATE)
     _drop_the_rest(out)
@@ -80,9 +83,9 @@ def _common_state(source: Path) -> dict[str, Any]:
 
 
 def _load(file: Path) -> dict[str, Any]:
-    import torch
+    from launcher.checkpoints.safe_load import load
 
-    return torch.load(file, map_location="cpu", weights_only=False, mmap=True)
+    return load(file, mmap=True)
 
 
 def _drop_the_rest(out: Path) -> None:

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.distributed as dist
 
 from launcher.checkpoints.background import Saved
@@ -35,14 +34,16 @@ from launcher.checkpoints.find import entries, newest, passed_over
 from launcher.checkpoints.fits import check_fits, is_same_layout, versions
 from launcher.checkpoints.keep import discard
 from launcher.checkpoints.load import load_universal
+from launcher.checkpoints.safe_load import load, only_known_classes, refuse_unknown
 from launcher.checkpoints.save import Saver, rank_file
 from launcher.checkpoints.universal import ZERO_TAG, convert, find_universal
+from launcher.checkpoints.verify import share
 from launcher.config import RunConfig, fingerprint
 from launcher.errors import CheckpointError
 from launcher.observe.runlog import add_event
 from launcher.storage.places import is_remote
 from launcher.storage.run_folder import RunFolder
-from launcher.training.agreement import each_from_rank_0, from_rank_0, on_rank_0
+from launcher.training.agreement import each_from_rank_0, from_rank_0, on_rank_0, together
 from launcher.training.engine import Engine
 from launcher.training.rng import set_rng_state
 
@@ -149,6 +150,7 @@ class CheckpointKeeper:
 
         Raises:
             CheckpointError: it was written by another run or data set, or all are damaged.
+            RunStoppedError: a file holds what no checkpoint does.
         """
         clear(self._folder.checkpoints)
         checkpoint = self._choose()
@@ -163,11 +165,16 @@ class CheckpointKeeper:
         return None if checkpoint is None else self._load(checkpoint)
 
     def _load(self, checkpoint: Checkpoint) -> Position:
+        is_fetched = is_remote(checkpoint.path)
         if self._is_same_layout(checkpoint):
             with cleared(checkpoint) as local:
+                _refuse_foreign(local, is_fetched=is_fetched)
                 self._load_own_shards(local)
         else:
+            if not is_fetched:  # else the conversion does
+                _refuse_foreign(checkpoint, is_fetched=False)
             with cleared(self._universal(checkpoint)) as local:
+                _refuse_foreign(local, is_fetched=is_fetched)
                 load_universal(self._engine, local.path)
         logger.info("continuing from %s", checkpoint.path)
         meta = checkpoint.meta
@@ -201,13 +208,13 @@ class CheckpointKeeper:
         return checkpoint
 
     def _load_own_shards(self, checkpoint: Checkpoint) -> None:
-        path, _ = self._engine.load_checkpoint(
-            str(checkpoint.path), tag=ZERO_TAG, load_module_strict=False
-        )
+        with only_known_classes():
+            path, _ = self._engine.load_checkpoint(
+                str(checkpoint.path), tag=ZERO_TAG, load_module_strict=False
+            )
         if path is None:
             raise CheckpointError(f"{checkpoint.path}: DeepSpeed found no state; delete the folder")
-        own = torch.load(rank_file(checkpoint.path, dist.get_rank()), weights_only=False)
-        set_rng_state(own["rng"])
+        set_rng_state(load(rank_file(checkpoint.path, dist.get_rank()))["rng"])
 
     def _universal(self, checkpoint: Checkpoint) -> Checkpoint:
         """The converted form: as it lies there, else made by rank 0 while the others wait."""
@@ -231,6 +238,16 @@ class CheckpointKeeper:
         if is_remote(made.path) and (faults := fetch_all(made)):
             raise CheckpointError(f"{made.path}: {faults[0]}; run the same command again")
         return made
+
+
+def _refuse_foreign(checkpoint: Checkpoint, *, is_fetched: bool) -> None:
+    """Stop on all ranks if a file holds what no checkpoint does: that is no damage to pass over."""
+    if is_fetched:  # what is on this machine
+        names = [name for name in checkpoint.files if (checkpoint.path / name).exists()]
+    else:
+        names = share(checkpoint, dist.get_rank(), dist.get_world_size())
+    files = [checkpoint.path / name for name in names if name.endswith(".pt")]
+    together(lambda: refuse_unknown(files))
 
 
 def _refuse_to_begin_anew(folder: RunFolder, damaged: list[str]) -> None:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from launcher.checkpoints.convert import STATE, STATES
+from launcher.checkpoints.safe_load import load
 from launcher.errors import CheckpointError
 from launcher.training.engine import Engine
 
@@ -31,7 +32,7 @@ def load_universal(engine: Engine, folder: Path) -> None:
     Raises:
         CheckpointError: it holds other parameters than the engine trains.
     """
-    state = torch.load(folder / STATE, map_location="cpu", weights_only=False)
+    state = load(folder / STATE)
     optimizer = engine.optimizer
     partitioned = engine.zero_optimization_partition_weights()
     groups = optimizer.fp16_groups if partitioned else optimizer.bit16_groups
@@ -73,7 +74,7 @@ class _Reader:
         """Elements ``start`` to ``start + count``, fewer at the end of the tensor."""
         file = self._folder / self._names[parameter] / f"{key}.pt"
         # Mapped, so that no more than the slice is read.
-        stored = torch.load(file, map_location="cpu", weights_only=False, mmap=True)
+        stored = load(file, mmap=True)
         flat = (stored["param"] if isinstance(stored, dict) else stored).view(-1)
         if flat.numel() != getattr(parameter, "ds_numel", parameter.numel()):
             raise CheckpointError(

@@ -9,6 +9,8 @@ import torch
 from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
 from torch import Tensor
 
+from launcher.checkpoints.safe_load import load
+
 
 class HostMemory:
     """Tensors in host memory that are used again for the next snapshot.
@@ -41,6 +43,8 @@ class Snapshot:
 class SnapshotEngine(TorchCheckpointEngine):
     """DeepSpeed's checkpoint engine; while a snapshot is taken, saving fills it and no file.
 
+    What it loads may hold nothing but what a checkpoint holds.
+
     Args:
         memory: where copies come from.
     """
@@ -64,6 +68,9 @@ class SnapshotEngine(TorchCheckpointEngine):
             super().save(state_dict, path)
         else:
             self._snapshot.files.append((path, self._copied(state_dict)))
+
+    def load(self, path: str, map_location: Any = None) -> Any:
+        return load(path, map_location=map_location)
 
     def makedirs(self, path: str, exist_ok: bool = False) -> None:
         if self._snapshot is None:  # else the writer makes them

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
 
 from dataloaders.location import is_url
+from dataloaders.trust import url_fault
 from gcg.section import Section
 from launcher.storage.places import WRITABLE
 
@@ -20,6 +21,8 @@ def _place(text: str) -> str:
         raise ValueError("has spaces around it or line breaks in it; take them out")
     if text.startswith("~"):
         raise ValueError("'~' is not expanded here; write the path of your home folder out")
+    if is_url(text) and (fault := url_fault(text)):
+        raise ValueError(fault)
     if is_url(text) and not _is_whole_url(text):
         raise ValueError("is no whole URL; write it as s3://bucket/folder or https://host/folder")
     return text

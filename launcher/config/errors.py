@@ -11,6 +11,8 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from dataloaders.trust import is_secret_name, redacted
+
 _MISSING = object()
 _MAX_VALUE_CHARS = 60
 _PLAIN = re.compile(r"[A-Za-z0-9_-]{1,60}")
@@ -34,6 +36,13 @@ class _Short(reprlib.Repr):
         super().__init__()
         self.maxlevel, self.maxlist, self.maxdict, self.maxset, self.maxtuple = 3, 6, 6, 6, 6
         self.maxstring = self.maxother = 2 * _MAX_VALUE_CHARS
+
+    def repr_str(self, x: str, level: int) -> str:
+        return super().repr_str(redacted(x), level)  # before it is cut: then no URL is to be seen
+
+    def repr_dict(self, x: dict[Any, Any], level: int) -> str:
+        shown = {key: "…" if is_secret_name(str(key)) else value for key, value in x.items()}
+        return super().repr_dict(shown, level)
 
     def repr_bool(self, x: bool, level: int) -> str:
         return str(x).lower()  # as YAML writes it
@@ -152,7 +161,8 @@ def _unknown_key(loc: tuple[int | str, ...], model: type[BaseModel], value: obje
     known = list(section.model_fields) if section is not None else []
     guess = nearest(str(loc[-1])[:60], known)
     remedy = f"did you mean {guess!r}?" if guess else f"known keys: {', '.join(known)}"
-    return f"{dotted(loc)} = {shorten(value)}: unknown key; {remedy}"
+    shown = "…" if is_secret_name(str(loc[-1])) else shorten(value)
+    return f"{dotted(loc)} = {shown}: unknown key; {remedy}"
 
 
 def section_at(model: type[BaseModel], loc: tuple[int | str, ...]) -> type[BaseModel] | None:

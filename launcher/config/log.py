@@ -26,14 +26,16 @@ class MLflowSection(Section):
     @classmethod
     def _no_password(cls, uri: str | None) -> str | None:
         try:
-            password = None if uri is None else urlsplit(uri).password
+            parts = urlsplit(uri or "")
+            named = parts.username is not None or parts.password is not None
         except ValueError as error:
             raise ValueError(f"is no URL ({error}); give http://…, file:/path or null") from None
-        if password is not None:
+        if named or (parts.scheme.startswith("http") and parts.query):
             # The value would end in config.yaml, in checkpoints and on the run's page.
             raise ValueError(
-                "holds a password, which would be written into the run's folder; set "
-                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the environment"
+                "holds a user, a password or a query, which would be written into the run's "
+                "folder; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or "
+                "MLFLOW_TRACKING_TOKEN, in the environment"
             )
         return uri
 

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from dataloaders.trust import RedactingFormatter
+
 _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _ROOMS = ("launcher", "gcg", "dataloaders")
 
@@ -62,7 +64,7 @@ def log_to_file(path: Path) -> Iterator[None]:
     """Send our rooms' log records and Python warnings to a file while in the context."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter(_FORMAT))
+    handler.setFormatter(RedactingFormatter(_FORMAT))
     logging.captureWarnings(True)
     loggers = [logging.getLogger(name) for name in (*_ROOMS, "py.warnings", "DeepSpeed")]
     for logger in loggers:

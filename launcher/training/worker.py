@@ -9,6 +9,7 @@ from typing import Any
 
 import torch.distributed as dist
 
+from dataloaders.trust import redacted
 from launcher.checkpoints.fence import assert_current
 from launcher.checkpoints.find import newest
 from launcher.cluster.leaving import LeaveRun, ray_preemption
@@ -85,7 +86,7 @@ def _build_restore_train(
     except Exception as error:
         if not isinstance(error, LeaveRun):  # noted already
             job.ledger.record(
-                "end", how="failed", reason=f"{type(error).__name__}: {error}"[:_REASON]
+                "end", how="failed", reason=redacted(f"{type(error).__name__}: {error}")[:_REASON]
             )
         raise
     finally:
