@@ -7,13 +7,17 @@ before stands.
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
 import time
+from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any
 
 from launcher.storage.run_folder import RunFolder, write_text
+
+logger = logging.getLogger(__name__)
 
 # EX_TEMPFAIL of sysexits.h: nothing is wrong, the same command goes on.
 EXIT_RESUME = 75
@@ -81,7 +85,8 @@ class Departure:
     ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
-        self._folder.leave.unlink(missing_ok=True)
+        with suppress(OSError):  # a storage that refuses; the next command removes it
+            self._folder.leave.unlink(missing_ok=True)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if self.number is not None:
@@ -89,7 +94,13 @@ class Departure:
             return
         self.number = number
         self._deadline = time.monotonic() + self._grace_s
-        write_text(self._folder.leave, f"{signal.Signals(number).name}\n")
+        try:
+            write_text(self._folder.leave, f"{signal.Signals(number).name}\n")
+        except OSError as error:
+            logger.warning(
+                "%s: the workers cannot be asked to save: %s", self._folder.leave, error.strerror
+            )
+            self._again = True
 
     @property
     def is_over(self) -> bool:

@@ -103,10 +103,13 @@ class Growth:
     def _wish(self, world: int | None) -> None:
         if world == self._wished:
             return
-        if world is None:
-            self._folder.grow.unlink(missing_ok=True)
-        else:
-            write_text(self._folder.grow, f"there is room for {world} workers\n")
+        try:
+            if world is None:
+                self._folder.grow.unlink(missing_ok=True)
+            else:
+                write_text(self._folder.grow, f"there is room for {world} workers\n")
+        except OSError:  # a storage that refuses for a while: the wish is made at a later look
+            return
         self._wished = world
 
 
