@@ -142,12 +142,11 @@ class Quarantine:
         )
         if self.path is None:
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a+b") as out:
-            # A half line left by a killed run must not swallow this one.
-            if out.tell() and os.pread(out.fileno(), 1, out.tell() - 1) != b"\n":
-                out.write(b"\n")
-            out.write(json.dumps(asdict(sample)).encode() + b"\n")
+        try:
+            _append(self.path, json.dumps(asdict(sample)).encode() + b"\n")
+        except OSError as error:  # a storage that refuses must not end what only wants to note
+            logger.warning("%s: %s is not listed: %s", self.path, sample.key, error)
+            self._known.discard(identity)
 
     def counters(self) -> dict[str, int]:
         """For metrics: visits seen, bad visits, the longest row of bad visits that still goes on,
@@ -160,3 +159,12 @@ class Quarantine:
                 "consecutive": max((tally.consecutive for tally in tallies), default=0),
                 "distinct": len(self._known),
             }
+
+
+def _append(path: Path, line: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+b") as out:
+        # A half line left by a killed run must not swallow this one.
+        if out.tell() and os.pread(out.fileno(), 1, out.tell() - 1) != b"\n":
+            out.write(b"\n")
+        out.write(line)

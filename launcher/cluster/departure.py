@@ -11,6 +11,7 @@ import logging
 import signal
 import threading
 import time
+from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -85,7 +86,8 @@ class Departure:
     ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
-        self._folder.leave.unlink(missing_ok=True)
+        with suppress(OSError):  # a storage that refuses; the next command removes it
+            self._folder.leave.unlink(missing_ok=True)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if self.number is not None:
@@ -104,12 +106,8 @@ class Departure:
             why = refused(error)
             if why is None:
                 raise
-            logger.warning(
-                "%s: cannot be written to: %s; the workers hear nothing of %s",
-                self._folder.leave,
-                why,
-                name,
-            )
+            logger.warning("%s: the workers cannot be asked to save: %s", self._folder.leave, why)
+            self._again = True
 
     @property
     def is_over(self) -> bool:

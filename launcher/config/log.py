@@ -51,6 +51,9 @@ class WandbSection(Section):
 
 class LogSection(Section):
     every: int = Field(default=10, ge=1, description="steps")
+    questions: bool = Field(
+        default=False, description="write which questions every step was made of: questions.jsonl"
+    )
     tensorboard: bool = True
     prometheus: bool = Field(default=True, description="through Ray's metrics, where Ray runs")
     mlflow: MLflowSection = MLflowSection()

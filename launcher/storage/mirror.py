@@ -22,10 +22,16 @@ logger = logging.getLogger(__name__)
 
 _EVERY_S = 30.0
 _WORKERS = re.compile(r"(?:logs|quarantine)/(?:hang-)?worker-(\d+)[.-].*")
-_FILES = ("metrics.jsonl", "events.jsonl", "bad_steps.jsonl", "tracking.json")
+_FILES = (
+    "metrics.jsonl",
+    "questions.jsonl",
+    "events.jsonl",
+    "bad_steps.jsonl",
+    "tracking.json",
+)
 _FOLDERS = ("logs", "quarantine", "tensorboard", "mlflow", "wandb")
 # Cut back when a run resumes: what lies at the run's place is never older than its checkpoint.
-_THERE_WINS = ("metrics.jsonl",)
+_THERE_WINS = ("metrics.jsonl", "questions.jsonl")
 
 
 class Mirror:

@@ -9,6 +9,7 @@
         metrics.jsonl      one line a logged step, validation or event
         events.jsonl       what happened when, in all attempts; never shortened
         bad_steps.jsonl    updates that were left out, with the questions to blame
+        questions.jsonl    the questions of every step, with log.questions
         checkpoints/       step-00000100.attempt-1/, …
         best.json          the checkpoint with the best validation metric
         final/             trained weights as safetensors, once the run is complete
@@ -71,6 +72,10 @@ class RunFolder:
     @property
     def bad_steps(self) -> Path:
         return self.growing / "bad_steps.jsonl"
+
+    @property
+    def questions(self) -> Path:
+        return self.growing / "questions.jsonl"
 
     @property
     def checkpoints(self) -> Path:

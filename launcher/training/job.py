@@ -22,6 +22,7 @@ from launcher.config import RunConfig
 from launcher.observe.ledger import Ledger
 from launcher.observe.meter import Meter
 from launcher.observe.peak import Peak, find_peak
+from launcher.observe.questions import QuestionLog
 from launcher.observe.runlog import RunLog
 from launcher.observe.sinks import open_sinks
 from launcher.observe.step_cost import StepCost
@@ -42,7 +43,8 @@ Report = Callable[[Mapping[str, Any]], None]
 
 @dataclass
 class Job:
-    """What training needs, built. ``log`` is None on all ranks but 0, and until restored."""
+    """What training needs, built. ``log`` is None on all ranks but 0, and until restored;
+    ``questions``: unless ``log.questions``."""
 
     config: RunConfig
     folder: RunFolder
@@ -61,6 +63,7 @@ class Job:
     cost: StepCost
     peak: Peak
     log: RunLog | None = None
+    questions: QuestionLog | None = None
     began: float = field(default_factory=time.monotonic)
 
     def close(self) -> None:
@@ -73,6 +76,8 @@ class Job:
         self.source.close()
         if self.log is not None:
             self.log.close()
+        if self.questions is not None:
+            self.questions.close()
 
 
 def build_job(
@@ -133,6 +138,8 @@ def restore(job: Job) -> int:
         together(lambda: job.loader.load_state_dict(position.loader))
         if position.guard:
             job.guard.load_state_dict(position.guard)
+    if job.config.log.questions:
+        job.questions = QuestionLog(job.folder, job.attempt, step)
     job.ledger.record("ready", step=step)
     if dist.get_rank() == 0:
         job.log = RunLog(job.folder, step, open_sinks(job.config, job.folder, step))

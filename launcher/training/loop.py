@@ -45,6 +45,8 @@ def train(job: Job, done: int) -> None:
         job.watchdog.beat()
         job.ledger.step(done, wait_s, step_s, made=result.made)
         log_saved(job, done)
+        if job.questions is not None:
+            job.questions.add(done, batch, result.bad or (None if result.made else "overflow"))
         if settle(job, batch, result, done) and (back := roll_back(job, done)) is not None:
             done = back
             meter.restart()
@@ -190,6 +192,8 @@ def roll_back(job: Job, done: int) -> int | None:
     position = job.keeper.roll_back()
     if position is None:
         return None
+    if job.questions is not None:
+        job.questions.rewind(position.step)
     job.ledger.record("roll_back", step=position.step)
     if job.log is not None:
         job.log.rewind(position.step)
@@ -222,6 +226,8 @@ def validate(job: Job, done: int) -> tuple[str, float] | None:
 
 def save(job: Job, done: int, metric: tuple[str, float] | None) -> None:
     """Begin a checkpoint and tell Ray about it."""
+    if job.questions is not None:
+        job.questions.write()
     position = Position(done, job.loader.state_dict(), job.guard.state_dict())
     with job.ledger.pause("saved", done):
         job.keeper.save(position, metric)

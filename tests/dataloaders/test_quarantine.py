@@ -43,6 +43,17 @@ def test_a_resumed_run_does_not_record_again(tmp_path):
     assert json.loads(lines[2])["key"] == "v2"
 
 
+def test_a_storage_that_refuses_is_asked_again_later(tmp_path, caplog):
+    (tmp_path / "run").write_text("in the way")
+    quarantine = Quarantine(tmp_path / "run" / "quarantine.jsonl", max_bad_share=1)
+    quarantine.bad(bad(1))
+    assert "v1 is not listed" in caplog.text
+    (tmp_path / "run").unlink()
+    quarantine.bad(bad(1))
+    assert json.loads((tmp_path / "run" / "quarantine.jsonl").read_text())["key"] == "v1"
+    assert quarantine.counters()["bad"] == 2
+
+
 def test_the_share_is_of_enough_visits():
     quarantine = Quarantine(max_bad_share=0.1, min_seen=20)
     quarantine.bad(bad(1))  # 1 of 1, but 1 of the first 20

@@ -42,6 +42,11 @@ class Nodes:
         (new,) = self.alive() - known
         return new
 
+    @property
+    def last(self) -> int:
+        """The number of the node that was started last."""
+        return len(self._nodes) - 1
+
     def alive(self) -> set[str]:
         """Ray's ids of the nodes that it takes to be alive."""
         script = (

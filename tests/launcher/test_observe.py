@@ -10,11 +10,14 @@ from pathlib import Path
 import pytest
 
 from launcher.cli import main
+from launcher.config import load_run_config
 from launcher.observe.events import read_events
 from launcher.observe.goodput import USEFUL, account
+from launcher.observe.lines import read_lines
 from launcher.observe.runlog import read_metrics
 from launcher.storage.run_folder import RunFolder, read_json
 
+from .accounts import check_account
 from .observed import STEPS, observe
 from .pages import check_page
 
@@ -24,7 +27,8 @@ TRACKERS = {name: find_spec(name) is not None for name in ("mlflow", "wandb")}
 @pytest.fixture(scope="module")
 def folder(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     trackers = {name: {"enabled": there} for name, there in TRACKERS.items()}
-    return observe(packed, tmp_path_factory.mktemp("runs"), tensorboard=True, **trackers)
+    runs = tmp_path_factory.mktemp("runs")
+    return observe(packed, runs, tensorboard=True, questions=True, **trackers)
 
 
 def test_the_account_of_a_run_with_a_restart(folder: RunFolder):
@@ -45,6 +49,13 @@ def test_the_account_of_a_run_with_a_restart(folder: RunFolder):
     # Steps that count were computed in the second attempt, but for the first two.
     steps = [e for e in events if e["kind"] == "steps" and (e["attempt"] == 2 or e["last"] <= 2)]
     assert math.isclose(found.parts[USEFUL], sum(e["step_s"] for e in steps), abs_tol=1e-3)
+
+
+def test_the_questions_of_every_step(folder: RunFolder, packed: Path):
+    seen = check_account(load_run_config(folder.config), packed / "raw" / "train.jsonl")
+    assert sum(counts.total() for counts in seen.values()) >= 4 * STEPS
+    attempts = [row["attempt"] for row in read_lines(folder.questions)]
+    assert attempts == [1, 1, *[2] * (STEPS - 2)]  # what was lost with the attempt is not in it
 
 
 def test_the_figures_of_an_interval(folder: RunFolder):

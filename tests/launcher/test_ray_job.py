@@ -26,10 +26,11 @@ from launcher.observe.runlog import read_metrics
 from launcher.storage.run_folder import RunFolder
 from tests.conftest import ROOT
 from tests.launcher.conftest import run_tree
+from tests.launcher.test_kill_resume import last_step
 
 BIN = Path(sys.executable).parent
 PATIENCE_S = 240
-STEPS = 40
+STEPS = 60
 UPLOADS = "runtime_resources/working_dir_files"
 
 
@@ -76,6 +77,7 @@ def cluster() -> Iterator[Cluster]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_JOB_STOP_WAIT_TIME_S": "60",  # 3 s are too short for a last checkpoint
     }
     head = subprocess.Popen(
         [
@@ -156,6 +158,12 @@ def test_submit_stop_and_submit_again(cluster: Cluster, packed: Path, tmp_path: 
     stopped_at = newest(folder)
     assert stopped_at is not None
     assert stopped_at.step < STEPS
+    # Asked to stop, the workers left with a checkpoint of the step they were at.
+    (left,) = (row for row in read_metrics(folder.metrics) if row["kind"] == "left")
+    assert left["reason"] == "the command was asked to stop"
+    assert stopped_at.step == left["step"] == last_step(folder)
+    said = cluster.ray("job", "logs", "--address", cluster.address, "first").stdout
+    assert f"left with a checkpoint of step {left['step']}" in said
     # What the job unpacked is what was uploaded: the packages and examples, nothing else.
     (upload,) = (p for p in cluster.folder.glob(f"session_latest/{UPLOADS}/*") if p.is_dir())
     assert sum(file.stat().st_size for file in upload.rglob("*") if file.is_file()) < 4 * 2**20
@@ -165,7 +173,7 @@ def test_submit_stop_and_submit_again(cluster: Cluster, packed: Path, tmp_path: 
     second = cluster.submit(path, "second")
     assert second.returncode == 0, second.stdout + second.stderr
     starts = [row["step"] for row in read_metrics(folder.metrics) if row["kind"] == "start"]
-    assert starts[-1] >= stopped_at.step
+    assert starts == [0, stopped_at.step]  # nothing was done twice
     assert folder.is_complete
     third = cluster.submit(path, "third")
     assert third.returncode == 0

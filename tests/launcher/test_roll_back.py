@@ -10,6 +10,7 @@ import pytest
 
 from launcher.checkpoints.find import newest
 from launcher.config import RunConfig, parse_run_config
+from launcher.observe.lines import read_lines
 from launcher.observe.runlog import read_metrics
 from launcher.storage.run_folder import RunFolder
 from launcher.training.worker import run_worker
@@ -36,6 +37,7 @@ def make(packed: Path, storage: Path, name: str, every: int) -> RunConfig:
                 "spike_window": 2,
                 "max_spikes": 60,
             },
+            log={"questions": True},
         )
     )
 
@@ -75,6 +77,11 @@ def test_goes_back_and_on_behind_the_data(folders: dict[str, RunFolder]):
     assert last.meta["guard"]["spikes"] == len(found)
     steps = [(row["epoch"], row["batch"]) for row in found]
     assert sorted(set(steps)) == steps
+    # The account is of what the weights were made of: no step that was taken back.
+    account = list(read_lines(folder.questions))
+    assert [row["step"] for row in account] == list(range(1, STEPS + 1))
+    assert all(row["left_out"] is None for row in account)
+    assert not {(row["epoch"], row["batch"]) for row in account} & set(steps)
 
 
 def test_without_a_checkpoint_the_step_is_left_out(folders: dict[str, RunFolder]):
@@ -82,5 +89,7 @@ def test_without_a_checkpoint_the_step_is_left_out(folders: dict[str, RunFolder]
     assert spikes(folder)
     rows = read_metrics(folder.metrics)
     assert not [row for row in rows if row["kind"] == "roll_back"]
+    left_out = [row["step"] for row in read_lines(folder.questions) if row["left_out"] == "spike"]
+    assert left_out == [row["step"] for row in spikes(folder)]
     assert [row["step"] for row in rows if row["kind"] == "train"] == list(range(1, STEPS + 1))
     assert folder.is_complete

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import resource
 import time
 from pathlib import Path
 
 import pytest
 
 from launcher.observe.event_files import EventFiles
+from launcher.observe.lines import LineFile, read_lines
 from launcher.observe.progress import Progress
 from launcher.observe.runlog import RunLog, read_metrics
 from launcher.storage.run_folder import RunFolder
@@ -50,6 +52,27 @@ def test_lines_are_json_even_where_a_figure_does_not_exist(folder: RunFolder):
     row = json.loads(folder.metrics.read_text())
     assert row["overlap"] is None
     assert row["by"] == {"x": [None, 1.0]}
+
+
+def test_lines_wait_for_a_storage_that_refuses(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    place = tmp_path / "run"
+    place.write_text("in the way")
+    lines = LineFile(place / "lines.jsonl")
+    lines.write({"step": 1})
+    lines.write({"step": 2})
+    place.unlink()
+    lines.write({"step": 3})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40, hard))  # takes a part of the next line
+    try:
+        lines.write({"step": 4, "text": "longer than there is room for"})
+        lines.write({"step": 5}, sync=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (place / "lines.jsonl").stat().st_size == 40
+    lines.close()
+    assert [row["step"] for row in read_lines(place / "lines.jsonl")] == [1, 2, 3, 4, 5]
+    assert len([r for r in caplog.records if "wait until" in r.getMessage()]) == 2  # not each line
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # tensorboard's own imports
