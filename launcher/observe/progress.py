@@ -17,7 +17,7 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 _POLL_S = 0.3
-_LINE_EVERY_S = 30.0
+_LINE_EVERY_S = 10.0
 
 
 class Progress:
