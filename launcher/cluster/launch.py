@@ -15,6 +15,7 @@ from typing import Any
 from launcher.checkpoints.fence import current_attempt
 from launcher.cluster.departure import ClusterLostError, DepartedError, Departure
 from launcher.cluster.elastic import Growth, wait_for_room, worker_resources
+from launcher.cluster.interface import check_interfaces
 from launcher.config import RunConfig
 from launcher.errors import PreflightError, RunStoppedError
 from launcher.observe.events import EventFile
@@ -57,6 +58,7 @@ def run_on_cluster(config: RunConfig) -> None:
             Departure(folder, config.safety.grace_s) as departure,
             Progress(folder.metrics, config.optim.steps, config.run.name),
         ):
+            check_interfaces(config)
             left = _fit_until_done(config, folder, departure)
     finally:
         EventFile(folder.events).add("over")
@@ -160,6 +162,7 @@ def build_trainer(config: RunConfig, failures: Any) -> Any:
             num_workers=config.world_size,
             use_gpu=config.scale.use_gpu,
             resources_per_worker=worker_resources(config),
+            placement_strategy="PACK",  # on few nodes, whose ranks Ray numbers one after another
         ),
         run_config=RayRunConfig(
             name=config.run.name,

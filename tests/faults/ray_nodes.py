@@ -11,33 +11,52 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 from tests.launcher.test_ray_job import BIN, PATIENCE_S, free_port, wait_for
 
-_MEMORY = f"--object-store-memory={100 * 2**20}"
+_MEMORY = 100 * 2**20
 
 
 class Nodes:
-    """Nodes of one CPU each, every one with an address of its own in 127.0.0.0/8.
+    """Nodes of a CPU or more each, every one with an address of its own in 127.0.0.0/8.
 
     Args:
         folder: for Ray's sockets, whose paths may not be long.
         environment: of the nodes and of whatever joins them.
+        cpus: of each node.
+        memory: of each node's object store, in bytes.
+        with_dashboard: also the job API, at ``dashboard``.
     """
 
-    def __init__(self, folder: Path, environment: dict[str, str]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        environment: dict[str, str],
+        cpus: int = 1,
+        memory: int = _MEMORY,
+        with_dashboard: bool = False,
+    ) -> None:
         self._folder, self.environment = folder, environment
+        self._size = (f"--num-cpus={cpus}", f"--object-store-memory={memory}")
         self.address = f"127.0.0.1:{free_port()}"
         self._nodes: list[subprocess.Popen[bytes]] = []
         port = self.address.split(":")[1]
-        self._start("--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={folder}")
+        dashboard = ["--include-dashboard=false"]
+        if with_dashboard:
+            dashboard = ["--dashboard-host=127.0.0.1", f"--dashboard-port={free_port()}"]
+        self.dashboard = f"http://127.0.0.1:{dashboard[-1].split('=')[1]}"
+        self._start("--head", f"--port={port}", *dashboard, f"--temp-dir={folder}")
 
-    def add(self) -> str:
-        """Start one more node; returns Ray's id of it once it is alive."""
+    def add(self, **changes: str) -> str:
+        """Start one more node; returns Ray's id of it once it is alive.
+
+        ``changes``: of its environment.
+        """
         known = self.alive()
-        self._start(f"--address={self.address}")
+        self._start(f"--address={self.address}", **changes)
         wait_for(lambda: len(self.alive() - known) == 1, "another node")
         (new,) = self.alive() - known
         return new
@@ -99,13 +118,13 @@ class Nodes:
                     kill(process)
             node.wait()
 
-    def _start(self, *options: str) -> None:
+    def _start(self, *options: str, **changes: str) -> None:
         ip = f"127.0.0.{len(self._nodes) + 1}"
-        command = [str(BIN / "ray"), "start", "--block", "--num-cpus=1", _MEMORY]
+        command = [str(BIN / "ray"), "start", "--block", *self._size]
         self._nodes.append(
             subprocess.Popen(
                 [*command, f"--node-ip-address={ip}", *options],
-                env=self.environment,
+                env={**self.environment, **changes},
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,
@@ -130,10 +149,10 @@ def kill(process: psutil.Process) -> None:
 
 
 @contextmanager
-def ray_nodes(environment: dict[str, str]) -> Iterator[Nodes]:
-    """A head node, which has a CPU for a worker as well."""
+def ray_nodes(environment: dict[str, str], **settings: Any) -> Iterator[Nodes]:
+    """A head node, which has CPUs for workers as well. ``settings``: of :class:`Nodes`."""
     folder = tempfile.mkdtemp(prefix="gcg-", dir="/tmp")
-    nodes = Nodes(Path(folder), environment)
+    nodes = Nodes(Path(folder), environment, **settings)
     try:
         wait_for(lambda: len(nodes.alive()) == 1, "the head node")
         yield nodes

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from launcher.cluster.departure import DepartedError
 from launcher.jobs.follow import LogView
 from launcher.jobs.log_lines import last_step, left_at
 from launcher.jobs.runs import RunJob, next_id, outcome
@@ -71,12 +74,8 @@ def test_the_step_that_a_log_is_at(log: str, step: tuple[int, int | None] | None
     assert last_step(log) == step
 
 
-def test_the_lines_are_those_that_the_command_writes(tmp_path):
+def test_the_lines_are_those_that_the_command_writes(tmp_path: Path):
     """By the writers themselves: a change of theirs must not make jobs stepless."""
-    import json
-
-    from launcher.cluster.departure import DepartedError
-
     metrics, stream = tmp_path / "metrics.jsonl", io.StringIO()
     with Progress(metrics, 40, "a.run-1", stream):
         row = {"kind": "train", "step": 40, "time": 1.0, "loss": 1.0, "pairs_per_s": 2.0}
