@@ -148,7 +148,6 @@ def build_trainer(config: RunConfig, failures: Any) -> Any:
     Ray must be initialised. ``failures``: the ``FailureConfig``.
     """
     from ray.train import RunConfig as RayRunConfig
-    from ray.train import ScalingConfig
     from ray.train.torch import TorchTrainer
 
     from launcher.cluster.backend import torch_backend
@@ -158,18 +157,26 @@ def build_trainer(config: RunConfig, failures: Any) -> Any:
         ray_worker,
         train_loop_config={"config": config.model_dump(mode="json")},
         torch_config=torch_backend(config),
-        scaling_config=ScalingConfig(
-            num_workers=config.world_size,
-            use_gpu=config.scale.use_gpu,
-            resources_per_worker=worker_resources(config),
-            placement_strategy="PACK",  # on few nodes, whose ranks Ray numbers one after another
-        ),
+        scaling_config=placement(config),
         run_config=RayRunConfig(
             name=config.run.name,
             storage_path=str(config.run.storage),
             failure_config=failures,
             worker_runtime_env={"env_vars": worker_environment(config)},
         ),
+    )
+
+
+def placement(config: RunConfig) -> Any:
+    """The ``ScalingConfig`` of ``config.world_size`` workers: on as few nodes as hold them, where
+    Ray gives the workers of a node ranks one after another."""
+    from ray.train import ScalingConfig
+
+    return ScalingConfig(
+        num_workers=config.world_size,
+        use_gpu=config.scale.use_gpu,
+        resources_per_worker=worker_resources(config),
+        placement_strategy="PACK",
     )
 
 

@@ -57,7 +57,7 @@ class ScaleSection(Section):
     @field_validator("interface")
     @classmethod
     def _name_or_network(cls, value: str | None) -> str | None:
-        if value is None or re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.:@-]{0,14}", value):
+        if value is None or re.fullmatch(r"(?=.*[A-Za-z])[A-Za-z0-9][\w.:@-]{0,14}", value):
             return value
         try:
             if "/" in value:

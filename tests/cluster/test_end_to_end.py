@@ -15,10 +15,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -205,23 +207,20 @@ def submit_again(nodes: Nodes, rendered: Rendered, folder: RunFolder, stopped_at
     assert "uploading the run file alone" in out
 
 
-def workers(nodes: Nodes) -> list[Any]:
+def workers(nodes: Nodes) -> list[psutil.Process]:
     return [worker for number in range(3) for worker in nodes.workers(number)]
 
 
-class held:
+@contextmanager
+def held(nodes: Nodes) -> Iterator[list[psutil.Process]]:
     """The workers stand still, so that the pace of this machine decides nothing."""
-
-    def __init__(self, nodes: Nodes) -> None:
-        self._workers = workers(nodes)
-
-    def __enter__(self) -> list[Any]:
-        for worker in self._workers:
-            worker.send_signal(signal.SIGSTOP)
-        return self._workers
-
-    def __exit__(self, *error: object) -> None:
-        for worker in self._workers:
+    found = workers(nodes)
+    for worker in found:
+        worker.send_signal(signal.SIGSTOP)
+    try:
+        yield found
+    finally:
+        for worker in found:
             worker.send_signal(signal.SIGCONT)
 
 

@@ -8,8 +8,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,21 @@ from tests.launcher.test_ray_job import BIN, PATIENCE_S, free_port, wait_for
 _MEMORY = 100 * 2**20
 
 
+@dataclass(frozen=True)
+class Host:
+    """Where a node runs: its address, and the command that others are started by there."""
+
+    address: str
+    enter: tuple[str, ...] = ()
+
+
+def loopback(number: int) -> Host:
+    """This machine, with an address for each node."""
+    return Host(f"127.0.0.{number + 1}")
+
+
 class Nodes:
-    """Nodes of a CPU or more each, every one with an address of its own in 127.0.0.0/8.
+    """Nodes of a CPU or more each, every one with an address of its own.
 
     Args:
         folder: for Ray's sockets, whose paths may not be long.
@@ -29,6 +43,7 @@ class Nodes:
         cpus: of each node.
         memory: of each node's object store, in bytes.
         with_dashboard: also the job API, at ``dashboard``.
+        hosts: where the nodes run, by number; the head has 0, and who asks it is there, too.
     """
 
     def __init__(
@@ -38,10 +53,12 @@ class Nodes:
         cpus: int = 1,
         memory: int = _MEMORY,
         with_dashboard: bool = False,
+        hosts: Callable[[int], Host] = loopback,
     ) -> None:
+        self._hosts = hosts
         self._folder, self.environment = folder, environment
         self._size = (f"--num-cpus={cpus}", f"--object-store-memory={memory}")
-        self.address = f"127.0.0.1:{free_port()}"
+        self.address = f"{hosts(0).address}:{free_port()}"
         self._nodes: list[subprocess.Popen[bytes]] = []
         port = self.address.split(":")[1]
         dashboard = ["--include-dashboard=false"]
@@ -69,7 +86,7 @@ class Nodes:
             "print(*(n.node_id.hex() for n in nodes if n.state == 0))"
         )
         done = subprocess.run(
-            [sys.executable, "-c", script, self.address],
+            [*self._hosts(0).enter, sys.executable, "-c", script, self.address],
             env=self.environment, capture_output=True, text=True, timeout=PATIENCE_S,
         )  # fmt: skip
         return set(done.stdout.split()) if done.returncode == 0 else set()
@@ -78,7 +95,8 @@ class Nodes:
         """Tell Ray that a node is taken away in so many seconds."""
         subprocess.run(
             [
-                str(BIN / "ray"), "drain-node", f"--address={self.address}", f"--node-id={node}",
+                *self._hosts(0).enter, str(BIN / "ray"), "drain-node",
+                f"--address={self.address}", f"--node-id={node}",
                 "--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=taken away",
                 f"--deadline-remaining-seconds={seconds}",
             ],
@@ -119,11 +137,11 @@ class Nodes:
             node.wait()
 
     def _start(self, *options: str, **changes: str) -> None:
-        ip = f"127.0.0.{len(self._nodes) + 1}"
-        command = [str(BIN / "ray"), "start", "--block", *self._size]
+        host = self._hosts(len(self._nodes))
+        command = [*host.enter, str(BIN / "ray"), "start", "--block", *self._size]
         self._nodes.append(
             subprocess.Popen(
-                [*command, f"--node-ip-address={ip}", *options],
+                [*command, f"--node-ip-address={host.address}", *options],
                 env={**self.environment, **changes},
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,12 +56,15 @@ class Command:
     process: subprocess.Popen[str]
 
     @classmethod
-    def start(cls, path: Path, environment: dict[str, str] | None = None) -> Command:
+    def start(
+        cls, path: Path, environment: dict[str, str] | None = None, enter: Sequence[str] = ()
+    ) -> Command:
+        """``enter``: a command that starts it elsewhere."""
         if environment is None:
             environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
         return cls(
             subprocess.Popen(
-                [sys.executable, "-m", "launcher.train", "--config", str(path)],
+                [*enter, sys.executable, "-m", "launcher.train", "--config", str(path)],
                 cwd=ROOT,
                 env=environment,
                 text=True,
