@@ -113,8 +113,11 @@ class Jobs:
     async def tail(self, submission_id: str) -> AsyncIterator[str]:
         """What the job has written and writes, from its first line, until it ends."""
         with _told(self.address):
-            async for text in self._client.tail_job_logs(submission_id):
-                yield text
+            try:
+                async for text in self._client.tail_job_logs(submission_id):
+                    yield text
+            except RuntimeError as error:  # Ray's word for a connection that broke
+                raise ConnectionError(str(error)) from None
 
     def submit(
         self,
@@ -164,18 +167,30 @@ def _told(address: str) -> Iterator[None]:
         raise UserError(_refused(address, str(error))) from None
     except aiohttp.WSServerHandshakeError as error:
         raise UserError(f"{address}: the job's log is refused with status {error.status}") from None
-    except (requests.ConnectionError, requests.Timeout, aiohttp.ClientError, OSError) as error:
-        raise UnreachableError(
-            f"{address}: no Ray dashboard answers there ({_reason(error)}); check that the "
-            "cluster is up and the address is its dashboard's, port 8265 unless it was changed"
-        ) from None
+    except (requests.ConnectionError, requests.Timeout) as error:
+        raise UnreachableError(_unreachable(address, error)) from None
     except (requests.RequestException, ValueError, KeyError, RuntimeError) as error:
-        words = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-        first = words[0] if len(words) == 1 else f"{words[0]} … {words[-1]}"
         raise UserError(
-            f"{address}: the request was not understood: {first[:500]}; check that this is the "
+            f"{address}: the request was not understood: {_ends_of(error)}; check that this is the "
             "dashboard of a Ray cluster, with the job API"
         ) from None
+    except (aiohttp.ClientError, OSError) as error:
+        raise UnreachableError(_unreachable(address, error)) from None
+
+
+def _unreachable(address: str, error: Exception) -> str:
+    return (
+        f"{address}: no Ray dashboard answers there ({_reason(error)}); check that the cluster is "
+        "up and the address is its dashboard's, port 8265 unless it was changed"
+    )
+
+
+def _ends_of(error: Exception) -> str:
+    """Of an answer of many lines, a traceback for the most part, the first and the last."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip(" .")]
+    if not lines:
+        return type(error).__name__
+    return lines[0][:300] if len(lines) == 1 else f"{lines[0][:300]} … {lines[-1][:300]}"
 
 
 def _refused(address: str, why: str) -> str:

@@ -38,7 +38,7 @@ from tests.spawn import run_ranks
 
 from .rendered import Rendered, render
 
-STEPS = 24
+STEPS = 40
 # The clips and labels at hand, and a run that is soon over; all else is as in the overlay.
 OVERRIDES = [
     "model.num_frames=8",
@@ -78,9 +78,10 @@ class Commands:
 
     def start(self, *words: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-m", "launcher.cli", *words, "--address", self.nodes.dashboard],
+            # Ctrl-C works, though whoever started the tests may have them ignore it.
+            ["env", "--default-signal=INT", sys.executable, "-m", "launcher.cli", *words],
             cwd=ROOT,
-            env=self.nodes.environment,
+            env={**self.nodes.environment, "RAY_API_SERVER_ADDRESS": self.nodes.dashboard},
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -227,7 +228,7 @@ def held(nodes: Nodes) -> Iterator[list[psutil.Process]]:
 def check_equal(config: RunConfig, folder: RunFolder, tmp_path: Path) -> None:
     run = config.run.model_copy(update={"storage": tmp_path / "whole"})
     whole = config.model_copy(update={"run": run})
-    run_ranks(train_quietly, 2, whole)
+    run_ranks(train_quietly, 2, whole, preloaded=True)
     found, expected = (
         load_trained_weights(each.final) for each in (folder, RunFolder(whole.folder))
     )

@@ -63,8 +63,9 @@ class Nodes:
         port = self.address.split(":")[1]
         dashboard = ["--include-dashboard=false"]
         if with_dashboard:
-            dashboard = ["--dashboard-host=127.0.0.1", f"--dashboard-port={free_port()}"]
-        self.dashboard = f"http://127.0.0.1:{dashboard[-1].split('=')[1]}"
+            at = free_port()
+            dashboard = ["--dashboard-host=127.0.0.1", f"--dashboard-port={at}"]
+            self.dashboard = f"http://127.0.0.1:{at}"
         self._start("--head", f"--port={port}", *dashboard, f"--temp-dir={folder}")
 
     def add(self, **changes: str) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import socket
+import threading
 from collections.abc import Callable
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ from launcher.cli import main
 from launcher.config import load_run_config, parse_run_config
 from launcher.errors import UserError
 from launcher.jobs.check import check_job
-from launcher.jobs.client import DEFAULT_ADDRESS, find_address
+from launcher.jobs.client import DEFAULT_ADDRESS, _told, find_address
 from launcher.jobs.environment import STOP_WAIT, runtime_env
 from launcher.jobs.upload import MAX_BYTES, RUN_FILE, files_of, own_checkout, staged
 from tests.conftest import ROOT
@@ -120,6 +123,32 @@ def test_nobody_answers(refused: Refused):
         address = f"http://127.0.0.1:{probe.getsockname()[1]}"
         (line,) = refused("jobs", "--address", address)
     assert f"{address}: no Ray dashboard answers there (Connection refused); check" in line
+
+
+def test_what_answers_is_no_dashboard(tmp_path: Path, refused: Refused):
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    for content in (None, "<html>hello</html>"):
+        if content is not None:
+            (tmp_path / "api").mkdir()
+            (tmp_path / "api" / "version").write_text(content)
+        handler = functools.partial(Quiet, directory=str(tmp_path))
+        with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            address = f"http://127.0.0.1:{server.server_address[1]}"
+            (line,) = refused("jobs", "--address", address)
+            server.shutdown()
+        assert f"{address}: the request was not understood: " in line
+        assert "check that this is the dashboard of a Ray cluster" in line
+
+
+def test_of_an_answer_with_a_traceback_the_ends_are_told():
+    text = "Request failed with status code 400: Traceback (most recent call last):\n  File x\n"
+    told = r"400: Traceback .* … ValueError: Job a-1 already exists"
+    with pytest.raises(UserError, match=told), _told("http://head:8265"):
+        raise RuntimeError(text + "ValueError: Job a-1 already exists.\n.")
 
 
 def test_an_upload_is_what_the_ignore_files_leave(tmp_path: Path):
