@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dataloaders.trust import RedactingFormatter
-from launcher.commands import checkpoints, data, features, guarded, report
+from launcher.commands import checkpoints, data, features, guarded, jobs, report
 from launcher.commands import stages as handlers
 
 
@@ -54,6 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     stage.set_defaults(run=handlers.train)
 
+    jobs.add_to(stages)
     checkpoints.add_to(stages)
     report.add_to(stages)
 

@@ -18,18 +18,12 @@ from launcher.observe.sinks import missing_sinks
 
 def missing_abilities(config: RunConfig) -> Iterator[str]:
     """A line for each setting that cannot work here."""
-    llm, gpu = config.model.llm, config.scale.use_gpu
-    if llm.attention == "flash_attention_2":
-        yield from _needs("model.llm.attention = flash_attention_2", "flash_attn", "sdpa", gpu)
-    if llm.liger:
-        yield from _needs("model.llm.liger = true", "liger_kernel", "false", gpu)
-    if llm.quantize == "nf4":
-        yield from _needs("model.llm.quantize = nf4", "bitsandbytes", "none", gpu)
-        if config.engine.zero == 3:
-            yield (
-                "model.llm.quantize = nf4: ZeRO-3 cannot slice 4-bit weights; use engine.zero=1 "
-                "or 2, each worker then keeps the whole LLM, or quantize=none"
-            )
+    gpu = config.scale.use_gpu
+    yield from impossible_settings(config)
+    for setting, package, instead in _gpu_settings(config):
+        if gpu and not _is_installed(package):
+            name = package.replace("_", "-")
+            yield f"{setting}: needs the package {name}; pip install {name}, or use {instead}"
     if config.engine.precision == "fp16" and not gpu and not cpu_computes_fp16():
         yield (
             "engine.precision = fp16: this CPU has no fp16 arithmetic; use bf16 or fp32, or "
@@ -42,6 +36,29 @@ def missing_abilities(config: RunConfig) -> Iterator[str]:
         )
     yield from missing_sinks(config)
     yield from model_problems(config.model)
+
+
+def impossible_settings(config: RunConfig) -> Iterator[str]:
+    """A line for each setting that cannot work on any machine."""
+    for setting, _, instead in _gpu_settings(config):
+        if not config.scale.use_gpu:
+            yield f"{setting}: needs a GPU; set scale.use_gpu=true, or use {instead}"
+    if config.model.llm.quantize == "nf4" and config.engine.zero == 3:
+        yield (
+            "model.llm.quantize = nf4: ZeRO-3 cannot slice 4-bit weights; use engine.zero=1 "
+            "or 2, each worker then keeps the whole LLM, or quantize=none"
+        )
+
+
+def _gpu_settings(config: RunConfig) -> Iterator[tuple[str, str, str]]:
+    """Settings that need a GPU and a package: setting, package, what to use instead."""
+    llm = config.model.llm
+    if llm.attention == "flash_attention_2":
+        yield "model.llm.attention = flash_attention_2", "flash_attn", "sdpa"
+    if llm.liger:
+        yield "model.llm.liger = true", "liger_kernel", "false"
+    if llm.quantize == "nf4":
+        yield "model.llm.quantize = nf4", "bitsandbytes", "none"
 
 
 def slow_settings(config: RunConfig) -> Iterator[str]:
@@ -68,14 +85,6 @@ def too_few_gpus(config: RunConfig) -> Iterator[str]:
             f"scale.use_gpu = true: scale.num_workers = {workers} need a GPU each, this machine "
             f"has {there}; {lower}join a cluster (scale.address), or use scale.use_gpu=false"
         )
-
-
-def _needs(setting: str, package: str, instead: str, gpu: bool) -> Iterator[str]:
-    if not gpu:
-        yield f"{setting}: needs a GPU; set scale.use_gpu=true, or use {instead}"
-    elif not _is_installed(package):
-        name = package.replace("_", "-")
-        yield f"{setting}: needs the package {name}; pip install {name}, or use {instead}"
 
 
 def _is_installed(package: str) -> bool:

@@ -33,7 +33,14 @@ def model_problems(model: GCGConfig) -> Iterator[str]:
             return
 
 
-def _places(model: GCGConfig) -> dict[str, str]:
+def model_problems_here(model: GCGConfig) -> Iterator[str]:
+    """As :func:`model_problems` where all that the model names lies on this machine, or it names
+    nothing; else nothing is said: the workers may have what is not here."""
+    if all(Path(name).expanduser().exists() for name in named_checkpoints(model).values()):
+        yield from model_problems(model)
+
+
+def named_checkpoints(model: GCGConfig) -> dict[str, str]:
     """The settings that name a checkpoint, where one is read."""
     used = {
         "model.llm.name": model.llm.name,
@@ -48,7 +55,8 @@ def _places(model: GCGConfig) -> dict[str, str]:
 
 
 def _open_files(model: GCGConfig) -> None:
-    if any(local_place(setting, name) is None for setting, name in _places(model).items()):
+    named = named_checkpoints(model).items()
+    if any(local_place(setting, name) is None for setting, name in named):
         return
     load_tokens(model)
     # A GGUF file was read whole for its sizes: it is there, and of one piece.
@@ -60,7 +68,7 @@ def from_setting(line: str, model: GCGConfig) -> str:
     """A line on the model, with the setting it is about in front if it began with a file."""
     if line.startswith("model."):
         return line
-    for setting, name in _places(model).items():
+    for setting, name in named_checkpoints(model).items():
         if str(Path(name).expanduser()) in line:
             return f"{setting} = {name}: {line}"
     return f"model.preset = {model.preset}: {line}"

@@ -3,6 +3,7 @@ their failures."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from ray.train import FailureConfig, TrainingFailedError
@@ -13,6 +14,7 @@ from ray.train.v2._internal.execution.failure_handling import (
     FailureDecision,
 )
 
+from launcher.cluster.interface import use_interface
 from launcher.cluster.leaving import watch_sigterm
 from launcher.config import RunConfig
 
@@ -20,15 +22,19 @@ _NEVER_S = 10 * 365 * 86400
 
 
 class _Backend(_TorchBackend):
-    """Also lets SIGTERM be a request: handlers can only be installed from the main thread, which
-    runs Ray's calls, while training runs in a thread of its own."""
+    """Also chooses the network, and lets SIGTERM be a request: handlers can only be installed from
+    the main thread, which runs Ray's calls, while training runs in a thread of its own."""
 
-    def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
+    def on_start(self, worker_group: Any, backend_config: _Config) -> None:
+        worker_group.execute(use_interface, backend_config.interface)
         super().on_start(worker_group, backend_config)
         worker_group.execute(watch_sigterm)
 
 
+@dataclass
 class _Config(TorchConfig):
+    interface: str | None = None
+
     @property
     def backend_cls(self) -> type[_TorchBackend]:
         return _Backend
@@ -39,6 +45,7 @@ def torch_backend(config: RunConfig) -> TorchConfig:
     return _Config(
         backend="nccl" if config.scale.use_gpu else "gloo",
         timeout_s=int(config.safety.hang_timeout_s) or _NEVER_S,
+        interface=config.scale.interface,
     )
 
 

@@ -15,7 +15,7 @@ from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any
 
-from launcher.storage.places import refused
+from launcher.storage.places import is_remote, refused
 from launcher.storage.run_folder import RunFolder, write_text
 
 logger = logging.getLogger(__name__)
@@ -95,9 +95,11 @@ class Departure:
             return
         self.number = number
         self._deadline = time.monotonic() + self._grace_s
-        # Beside the main thread, which an object store may keep waiting for longer than the grace.
         name = signal.Signals(number).name
-        threading.Thread(target=self._wish, args=[name], name="leave", daemon=True).start()
+        if is_remote(self._folder.leave):  # which may keep us waiting for longer than the grace
+            threading.Thread(target=self._wish, args=[name], name="leave", daemon=True).start()
+        else:
+            self._wish(name)
 
     def _wish(self, name: str) -> None:
         try:

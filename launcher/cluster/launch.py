@@ -16,6 +16,7 @@ from typing import Any
 from launcher.checkpoints.fence import current_attempt
 from launcher.cluster.departure import ClusterLostError, DepartedError, Departure
 from launcher.cluster.elastic import Growth, wait_for_room, worker_resources
+from launcher.cluster.interface import check_interfaces
 from launcher.config import RunConfig
 from launcher.errors import PreflightError, RunStoppedError
 from launcher.observe.events import EventFile
@@ -59,6 +60,7 @@ def run_on_cluster(config: RunConfig) -> None:
             Departure(folder, config.safety.grace_s) as departure,
             Progress(folder.metrics, config.optim.steps, config.run.name),
         ):
+            check_interfaces(config)
             left = _fit_until_done(config, folder, departure)
     finally:
         EventFile(folder.events).add("over")
@@ -148,7 +150,6 @@ def build_trainer(config: RunConfig, failures: Any) -> Any:
     Ray must be initialised. ``failures``: the ``FailureConfig``.
     """
     from ray.train import RunConfig as RayRunConfig
-    from ray.train import ScalingConfig
     from ray.train.torch import TorchTrainer
 
     from launcher.cluster.backend import torch_backend
@@ -158,11 +159,7 @@ def build_trainer(config: RunConfig, failures: Any) -> Any:
         ray_worker,
         train_loop_config={"config": config.model_dump(mode="json")},
         torch_config=torch_backend(config),
-        scaling_config=ScalingConfig(
-            num_workers=config.world_size,
-            use_gpu=config.scale.use_gpu,
-            resources_per_worker=worker_resources(config),
-        ),
+        scaling_config=placement(config),
         run_config=RayRunConfig(
             name=config.run.name,
             storage_path=str(_ray_storage(config)),
@@ -179,6 +176,19 @@ def _ray_storage(config: RunConfig) -> Path:
     """
     folder = config.folder
     return working_place(folder) / "ray" if is_remote(folder) else folder.parent
+
+
+def placement(config: RunConfig) -> Any:
+    """The ``ScalingConfig`` of ``config.world_size`` workers: on as few nodes as hold them, where
+    Ray gives the workers of a node ranks one after another."""
+    from ray.train import ScalingConfig
+
+    return ScalingConfig(
+        num_workers=config.world_size,
+        use_gpu=config.scale.use_gpu,
+        resources_per_worker=worker_resources(config),
+        placement_strategy="PACK",
+    )
 
 
 def worker_environment(config: RunConfig) -> dict[str, str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from ipaddress import ip_network
 from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, field_validator
@@ -30,6 +32,10 @@ class ScaleSection(Section):
     max_failures: int = Field(
         default=3, ge=-1, description="worker losses to survive; -1: any number"
     )
+    interface: str | None = Field(
+        default=None,
+        description="the workers' network: a name, or 10.1.0.0/16; null: with the Ray address",
+    )
     address: RayAddress | None = Field(
         default=None, description="a Ray cluster to join; None: RAY_ADDRESS or own"
     )
@@ -47,6 +53,20 @@ class ScaleSection(Section):
         if isinstance(workers, tuple) and workers[0] > workers[1]:
             raise ValueError("must be [least, most]; swap them")
         return workers
+
+    @field_validator("interface")
+    @classmethod
+    def _name_or_network(cls, value: str | None) -> str | None:
+        if value is None or re.fullmatch(r"(?=.*[A-Za-z])[A-Za-z0-9][\w.:@-]{0,14}", value):
+            return value
+        try:
+            if "/" in value:
+                return str(ip_network(value, strict=False))
+        except ValueError:
+            pass
+        raise ValueError(
+            "is neither the name of a network interface nor a network; give eth0 or 10.1.0.0/16"
+        )
 
     @property
     def is_elastic(self) -> bool:

@@ -20,7 +20,7 @@ from launcher.storage.places import is_remote, refused
 
 _POLL_S = 0.3
 _POLL_REMOTE_S = 5.0  # each is a request, and workers write there twice a minute
-_LINE_EVERY_S = 30.0
+_LINE_EVERY_S = 10.0
 
 
 class Progress:

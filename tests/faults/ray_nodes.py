@@ -8,36 +8,73 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 from tests.launcher.test_ray_job import BIN, PATIENCE_S, free_port, wait_for
 
-_MEMORY = f"--object-store-memory={100 * 2**20}"
+_MEMORY = 100 * 2**20
+
+
+@dataclass(frozen=True)
+class Host:
+    """Where a node runs: its address, and the command that others are started by there."""
+
+    address: str
+    enter: tuple[str, ...] = ()
+
+
+def loopback(number: int) -> Host:
+    """This machine, with an address for each node."""
+    return Host(f"127.0.0.{number + 1}")
 
 
 class Nodes:
-    """Nodes of one CPU each, every one with an address of its own in 127.0.0.0/8.
+    """Nodes of a CPU or more each, every one with an address of its own.
 
     Args:
         folder: for Ray's sockets, whose paths may not be long.
         environment: of the nodes and of whatever joins them.
+        cpus: of each node.
+        memory: of each node's object store, in bytes.
+        with_dashboard: also the job API, at ``dashboard``.
+        hosts: where the nodes run, by number; the head has 0, and who asks it is there, too.
     """
 
-    def __init__(self, folder: Path, environment: dict[str, str]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        environment: dict[str, str],
+        cpus: int = 1,
+        memory: int = _MEMORY,
+        with_dashboard: bool = False,
+        hosts: Callable[[int], Host] = loopback,
+    ) -> None:
+        self._hosts = hosts
         self._folder, self.environment = folder, environment
-        self.address = f"127.0.0.1:{free_port()}"
+        self._size = (f"--num-cpus={cpus}", f"--object-store-memory={memory}")
+        self.address = f"{hosts(0).address}:{free_port()}"
         self._nodes: list[subprocess.Popen[bytes]] = []
         port = self.address.split(":")[1]
-        self._start("--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={folder}")
+        dashboard = ["--include-dashboard=false"]
+        if with_dashboard:
+            at = free_port()
+            dashboard = ["--dashboard-host=127.0.0.1", f"--dashboard-port={at}"]
+            self.dashboard = f"http://127.0.0.1:{at}"
+        self._start("--head", f"--port={port}", *dashboard, f"--temp-dir={folder}")
 
-    def add(self) -> str:
-        """Start one more node; returns Ray's id of it once it is alive."""
+    def add(self, **changes: str) -> str:
+        """Start one more node; returns Ray's id of it once it is alive.
+
+        ``changes``: of its environment.
+        """
         known = self.alive()
-        self._start(f"--address={self.address}")
+        self._start(f"--address={self.address}", **changes)
         wait_for(lambda: len(self.alive() - known) == 1, "another node")
         (new,) = self.alive() - known
         return new
@@ -55,7 +92,7 @@ class Nodes:
             "print(*(n.node_id.hex() for n in nodes if n.state == 0))"
         )
         done = subprocess.run(
-            [sys.executable, "-c", script, self.address],
+            [*self._hosts(0).enter, sys.executable, "-c", script, self.address],
             env=self.environment, capture_output=True, text=True, timeout=PATIENCE_S,
         )  # fmt: skip
         return set(done.stdout.split()) if done.returncode == 0 else set()
@@ -64,7 +101,8 @@ class Nodes:
         """Tell Ray that a node is taken away in so many seconds."""
         subprocess.run(
             [
-                str(BIN / "ray"), "drain-node", f"--address={self.address}", f"--node-id={node}",
+                *self._hosts(0).enter, str(BIN / "ray"), "drain-node",
+                f"--address={self.address}", f"--node-id={node}",
                 "--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=taken away",
                 f"--deadline-remaining-seconds={seconds}",
             ],
@@ -104,13 +142,13 @@ class Nodes:
                     kill(process)
             node.wait()
 
-    def _start(self, *options: str) -> None:
-        ip = f"127.0.0.{len(self._nodes) + 1}"
-        command = [str(BIN / "ray"), "start", "--block", "--num-cpus=1", _MEMORY]
+    def _start(self, *options: str, **changes: str) -> None:
+        host = self._hosts(len(self._nodes))
+        command = [*host.enter, str(BIN / "ray"), "start", "--block", *self._size]
         self._nodes.append(
             subprocess.Popen(
-                [*command, f"--node-ip-address={ip}", *options],
-                env=self.environment,
+                [*command, f"--node-ip-address={host.address}", *options],
+                env={**self.environment, **changes},
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,
@@ -135,10 +173,10 @@ def kill(process: psutil.Process) -> None:
 
 
 @contextmanager
-def ray_nodes(environment: dict[str, str]) -> Iterator[Nodes]:
-    """A head node, which has a CPU for a worker as well."""
+def ray_nodes(environment: dict[str, str], **settings: Any) -> Iterator[Nodes]:
+    """A head node, which has CPUs for workers as well. ``settings``: of :class:`Nodes`."""
     folder = tempfile.mkdtemp(prefix="gcg-", dir="/tmp")
-    nodes = Nodes(Path(folder), environment)
+    nodes = Nodes(Path(folder), environment, **settings)
     try:
         wait_for(lambda: len(nodes.alive()) == 1, "the head node")
         yield nodes

@@ -1,7 +1,9 @@
-"""`ray job submit` on a token-protected Ray cluster on loopback: refused, stopped, resumed."""
+"""`ray job submit` and `gcg submit` on a token-protected Ray cluster on loopback: the same run is
+refused, stopped and resumed by both."""
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
@@ -31,6 +33,15 @@ from tests.launcher.test_kill_resume import last_step
 BIN = Path(sys.executable).parent
 PATIENCE_S = 240
 STEPS = 60
+REFUSED: list[tuple[dict[str, str], str]] = [
+    ({"RAY_AUTH_TOKEN": "0" * 64}, "{address}: the token that was sent is not the cluster's; set"),
+    ({"RAY_AUTH_MODE": "disabled"}, "{address}: the cluster asks for a token, and none was sent"),
+    (
+        {"RAY_AUTH_TOKEN": "", "RAY_AUTH_TOKEN_PATH": "/none/token"},
+        "RAY_AUTH_TOKEN_PATH = /none/token: cannot be read or is empty; name the file",
+    ),
+    ({"RAY_AUTH_TOKEN": "", "HOME": "/none"}, "RAY_AUTH_MODE = token: there is no token; set"),
+]
 UPLOADS = "runtime_resources/working_dir_files"
 
 
@@ -51,6 +62,17 @@ class Cluster:
     def ray(self, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [str(BIN / "ray"), *arguments],
+            cwd=ROOT,
+            env={**self.environment, **changes},
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+        )
+
+    def gcg(self, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "launcher.cli", *arguments, "--address", self.address]
+        return subprocess.run(
+            command,
             cwd=ROOT,
             env={**self.environment, **changes},
             capture_output=True,
@@ -150,11 +172,21 @@ def test_submit_stop_and_submit_again(cluster: Cluster, packed: Path, tmp_path: 
     assert answers(cluster.address, None) == 401
     refused = cluster.ray("job", "list", "--address", cluster.address, RAY_AUTH_TOKEN="0" * 64)
     assert refused.returncode != 0
+    for changes, words in REFUSED:
+        refused = cluster.gcg("jobs", **changes)
+        assert refused.returncode == 2
+        (line,) = refused.stderr.splitlines()
+        assert words.format(address=cluster.address) in line
+        assert "0000" not in line
 
     first = cluster.submit(path, "first", "--no-wait")
     assert first.returncode == 0, first.stderr
     wait_for(lambda: newest(folder) is not None, "a checkpoint")
-    assert cluster.ray("job", "stop", "--address", cluster.address, "first").returncode == 0
+    (row,) = json.loads(cluster.gcg("jobs", "--json").stdout)
+    assert (row["job"], row["run"], row["state"]) == ("first", None, "running")
+    asked = cluster.gcg("stop", "first")
+    assert asked.returncode == 0, asked.stderr
+    assert asked.stdout.startswith("first: ")
     stopped_at = newest(folder)
     assert stopped_at is not None
     assert stopped_at.step < STEPS
@@ -170,11 +202,31 @@ def test_submit_stop_and_submit_again(cluster: Cluster, packed: Path, tmp_path: 
     assert (upload / "launcher" / "train.py").is_file()
     assert not (upload / "tests").exists()
 
-    second = cluster.submit(path, "second")
+    second = cluster.gcg("submit", str(path), "--env", "GCG_TRIED=1")
     assert second.returncode == 0, second.stdout + second.stderr
+    assert "job-1: submitted" in second.stdout
+    assert f"job: step {STEPS}/{STEPS} " in second.stdout
+    assert second.stderr.splitlines()[-1] == "job-1: succeeded"
     starts = [row["step"] for row in read_metrics(folder.metrics) if row["kind"] == "start"]
     assert starts == [0, stopped_at.step]  # nothing was done twice
     assert folder.is_complete
     third = cluster.submit(path, "third")
     assert third.returncode == 0
     assert "already complete" in third.stdout + third.stderr
+    rows = json.loads(cluster.gcg("jobs", "--json").stdout)
+    assert [(row["job"], row["run"], row["result"]) for row in rows[1:]] == [
+        ("job-1", "job", 0),
+        ("third", None, 0),
+    ]
+    assert rows[1]["step"] == rows[1]["steps"] == STEPS
+    again = cluster.gcg("stop", "job")
+    assert again.returncode == 2
+    assert "job-1: is over already (succeeded)" in again.stderr
+    unknown = cluster.gcg("logs", "nothing")
+    assert unknown.returncode == 2
+    assert "there are: third, job, first" in unknown.stderr
+    told = [*(each.stdout + each.stderr for each in (second, third, again)), json.dumps(rows)]
+    logs = cluster.folder.glob("session_latest/logs/job-driver-*")
+    told += [path.read_text() for path in logs]
+    assert len(told) == 7
+    assert not any(cluster.environment["RAY_AUTH_TOKEN"] in text for text in told)
