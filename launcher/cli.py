@@ -19,6 +19,7 @@ from launcher import (
     feature_commands,
     report_command,
 )
+from launcher.k8s import command as k8s_command
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -60,6 +61,8 @@ def build_parser() -> argparse.ArgumentParser:
 
     checkpoint_commands.add_to(stages)
     report_command.add_to(stages)
+
+    k8s_command.add_to(stages)
 
     stage = stages.add_parser("eval", help="score trained runs side by side")
     stage.add_argument("runs", type=Path, nargs="+", metavar="RUN")
