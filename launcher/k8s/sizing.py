@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from launcher.config import RunConfig
 from launcher.k8s.quantities import GIB, MIB
@@ -66,6 +67,7 @@ class Worker:
     memory: Memory
 
 
+@lru_cache(maxsize=4)
 def plan_worker(config: RunConfig) -> Worker:
     """A worker of the run at its least number of workers: under ZeRO a share is then largest.
 

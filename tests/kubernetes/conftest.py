@@ -1,4 +1,4 @@
-"""Fixtures: each kustomization read in both ways, and the CRDs where there are some."""
+"""Fixtures: each kustomization read in both ways, once a session, and the CRDs."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from launcher.k8s.objects import kustomize_command
+
 from . import crd
-from .manifests import KUSTOMIZATIONS, ROOT, Manifest, assemble, kustomize, kustomize_command
+from .assemble import assemble
+from .manifests import OVERLAYS, ROOT, Manifest, kustomize
 
 
 @cache
@@ -26,14 +29,14 @@ def read(request: pytest.FixtureRequest) -> Callable[[str], list[Manifest]]:
     return lambda folder: copy.deepcopy(_read(request.param, folder))
 
 
-@pytest.fixture(params=KUSTOMIZATIONS)
+@pytest.fixture(params=OVERLAYS)
 def folder(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
 @pytest.fixture(scope="session")
 def crds(shared: Path) -> crd.Crds:
-    """KubeRay's CRDs; skips where the test data does not lie beside the checkout."""
+    """Of KubeRay, Kueue and Prometheus; skips where they do not lie beside the checkout."""
     archive = shared / "k8s" / "crds.tgz"
     if not archive.is_file():
         pytest.skip(f"no CRDs: {archive} is absent")
