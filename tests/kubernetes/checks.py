@@ -6,7 +6,9 @@ must be written down, which names must meet. Whether Pods agree with the run fil
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import kubernetes_validate
@@ -63,7 +65,13 @@ def object_problems(docs: list[Manifest], crds: crd.Crds | None) -> list[str]:
 
 def builtin_problems(doc: Manifest) -> list[str]:
     """A built-in object against Kubernetes' own schemas, undeclared fields refused."""
-    found = []
+    return _validated(json.dumps(doc, sort_keys=True))
+
+
+@cache
+def _validated(text: str) -> list[str]:
+    # Kept, since of a kustomization with one thing broken all the rest is as it was.
+    doc, found = json.loads(text), []
     for version in KUBERNETES_VERSIONS:
         try:
             kubernetes_validate.validate(doc, version, strict=True)

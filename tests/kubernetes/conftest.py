@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 import pytest
+import yaml
 
 from launcher.k8s.objects import kustomize_command
 
 from . import crd
 from .assemble import assemble
-from .manifests import OVERLAYS, ROOT, Manifest, kustomize
+from .manifests import GPU_OVERLAY, OVERLAYS, ROOT, Manifest, kustomize, load_file
+
+Combined = Callable[[list[str]], list[Manifest]]
 
 
 @cache
@@ -41,3 +45,22 @@ def crds(shared: Path) -> crd.Crds:
     if not archive.is_file():
         pytest.skip(f"no CRDs: {archive} is absent")
     return crd.read_crds(archive)
+
+
+@pytest.fixture(scope="session")
+def combined(tmp_path_factory: pytest.TempPathFactory) -> Combined:
+    """`combined(names)`: the GPU overlay with some components, as a user's own kustomization."""
+    (own,) = load_file(ROOT / GPU_OVERLAY / "kustomization.yaml")
+
+    @cache
+    def make(names: tuple[str, ...]) -> list[Manifest]:
+        folder = tmp_path_factory.mktemp("combined")
+        tree = {
+            "namespace": own["namespace"],
+            "resources": [os.path.relpath(ROOT / GPU_OVERLAY, folder)],
+            "components": [os.path.relpath(ROOT / "components" / n, folder) for n in names],
+        }
+        (folder / "kustomization.yaml").write_text(yaml.safe_dump(tree), encoding="utf-8")
+        return kustomize(folder) if kustomize_command() else assemble(folder)
+
+    return lambda names: copy.deepcopy(make(tuple(names)))

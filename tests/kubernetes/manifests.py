@@ -12,6 +12,7 @@ from launcher.k8s import objects
 ROOT = Path(__file__).resolve().parents[2] / "kubernetes"
 OVERLAYS = [f"overlays/{path.name}" for path in sorted((ROOT / "overlays").iterdir())]
 COMPONENTS = [path.name for path in sorted((ROOT / "components").iterdir())]
+GPU_OVERLAY = "overlays/zero3-h100"
 QUEUES = "kueue-queues"
 
 Manifest = dict[str, Any]

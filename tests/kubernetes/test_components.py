@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import copy
-import os
-from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 
 import pytest
-import yaml
 
-from launcher.k8s.objects import kustomize_command
 from launcher.k8s.quantities import quantity
 
 from . import checks, crd, pods
 from .assemble import assemble
-from .manifests import COMPONENTS, QUEUES, ROOT, Manifest, kustomize, load_file, one
+from .conftest import Combined
+from .manifests import COMPONENTS, GPU_OVERLAY, QUEUES, ROOT, load_file, one
 
-OVERLAY = "overlays/zero3-h100"
-(_OWN,) = load_file(ROOT / OVERLAY / "kustomization.yaml")
+(_OWN,) = load_file(ROOT / GPU_OVERLAY / "kustomization.yaml")
 INSIDE = [Path(path).name for path in _OWN["components"]]
 OVER = [name for name in COMPONENTS if name not in INSIDE]
 MODELS = ("llm-70b", "vicuna-13b")
@@ -27,25 +21,6 @@ TOGETHER = [
     [name for name in OVER if name == model or name not in MODELS] for model in (*MODELS, None)
 ]
 CASES = [[], *([name] for name in OVER), *TOGETHER]
-Combined = Callable[[list[str]], list[Manifest]]
-
-
-@pytest.fixture(scope="session")
-def combined(tmp_path_factory: pytest.TempPathFactory) -> Combined:
-    """The GPU overlay with some components, as a user's own kustomization; made once."""
-
-    @cache
-    def make(names: tuple[str, ...]) -> list[Manifest]:
-        folder = tmp_path_factory.mktemp("combined")
-        tree = {
-            "namespace": _OWN["namespace"],
-            "resources": [os.path.relpath(ROOT / OVERLAY, folder)],
-            "components": [os.path.relpath(ROOT / "components" / n, folder) for n in names],
-        }
-        (folder / "kustomization.yaml").write_text(yaml.safe_dump(tree), encoding="utf-8")
-        return kustomize(folder) if kustomize_command() else assemble(folder)
-
-    return lambda names: copy.deepcopy(make(tuple(names)))
 
 
 def test_every_component_is_combined():
