@@ -152,6 +152,14 @@ def _sizes(wish: Wish, worker: Worker, shm: int, memory: int) -> list[dict[str, 
 
 def _write(wish: Wish, parts: Path, out: Path, sizes: list[dict[str, Any]]) -> None:
     copy_parts(parts, wish.components, out / "parts")
+    # Of its own, since kustomize lays components over what stands beside them.
+    whole = {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "resources": ["base"],
+        "components": [f"components/{name}" for name in wish.components],
+    }
+    (out / "parts" / "kustomization.yaml").write_text(write_yaml(whole), encoding="utf-8")
     (out / "run.yaml").write_text(dump(wish.config), encoding="utf-8")
     (out / "sizes.yaml").write_text(write_yaml(sizes), encoding="utf-8")
     text = f"{_MARK}\n{write_yaml(_kustomization(wish))}"
@@ -177,8 +185,7 @@ def _kustomization(wish: Wish) -> dict[str, Any]:
         "kind": "Kustomization",
         **({"namespace": wish.namespace} if wish.namespace else {}),
         "namePrefix": f"{wish.name}-",
-        "resources": ["parts/base"],
-        "components": [f"parts/components/{name}" for name in wish.components],
+        "resources": ["parts"],
         # Replaced as a whole: the run file says all, components lay nothing over it.
         "configMapGenerator": [
             {"name": "gcg-run", "behavior": "replace", "files": ["run.yaml"]},

@@ -18,7 +18,7 @@ _LEFT_OUT = {"apiVersion", "kind", "namespace", "labels", "configurations"}
 
 
 def assemble(folder: Path) -> list[Manifest]:
-    """Resources, components, generated ConfigMaps, patches and images, in kustomize's order."""
+    """Resources, generated ConfigMaps, components, patches and images: kustomize's order."""
     return _build(folder, [])
 
 
@@ -30,10 +30,10 @@ def _build(folder: Path, docs: list[Manifest]) -> list[Manifest]:
     for resource in kustomization.get("resources", []):
         path = folder / resource
         docs += _build(path, []) if path.is_dir() else load_file(path)
-    for component in kustomization.get("components", []):
-        docs = _build(folder / component, docs)
     for generator in kustomization.get("configMapGenerator", []):
         docs = _add_config_map(docs, generator, folder)
+    for component in kustomization.get("components", []):
+        docs = _build(folder / component, docs)
     for patch in kustomization.get("patches", []):
         docs = _patched(docs, patch, folder)
     for image in kustomization.get("images", []):
