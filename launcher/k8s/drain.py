@@ -7,6 +7,7 @@ elsewhere (docs/reliability.md). A drained node's raylet ends by itself once not
 from __future__ import annotations
 
 import os
+import socket
 import time
 from typing import Any
 
@@ -38,6 +39,8 @@ def drain(seconds: int, address: str | None = None, ip: str | None = None) -> st
     address = address or os.environ.get("RAY_ADDRESS")
     if not address:
         raise UserError("RAY_ADDRESS: is not set; run this in a Pod of KubeRay, or give --address")
+    if not _answers(address):
+        return f"Ray at {address} does not answer any more"
     deadline = time.monotonic() + seconds
     ip = ip or os.environ.get("POD_IP") or get_node_ip_address()
     try:
@@ -48,11 +51,21 @@ def drain(seconds: int, address: str | None = None, ip: str | None = None) -> st
         _ask(client, node, seconds)
         while time.monotonic() < deadline:
             if _node(client, ip) != node:
-                return f"{ip}: the node is empty and has left the cluster"
+                return f"{ip}: the node has left the cluster"
             time.sleep(_POLL_S)
     except (RuntimeError, OSError) as error:  # Ray's RpcError is a RuntimeError
         return f"{ip}: Ray at {address} does not answer any more ({str(error).splitlines()[0]})"
     return f"{ip}: something still runs here after {seconds} s"
+
+
+def _answers(address: str) -> bool:
+    # Asked first: without a head Ray's client waits for a minute, and then ends the process.
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=_ANSWER_S).close()
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _node(client: Any, ip: str) -> str | None:

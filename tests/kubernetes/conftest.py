@@ -41,6 +41,7 @@ def folder(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="session")
 def crds(shared: Path) -> crd.Crds:
     """Of KubeRay, Kueue and Prometheus; skips where they do not lie beside the checkout."""
+    pytest.importorskip("celpy", reason="needs cel-python: pip install -e '.[dev]'")
     archive = shared / "k8s" / "crds.tgz"
     if not archive.is_file():
         pytest.skip(f"no CRDs: {archive} is absent")

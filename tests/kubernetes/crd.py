@@ -12,8 +12,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import celpy
-import celpy.adapter
 import jsonschema
 import yaml
 
@@ -122,11 +120,15 @@ def holds(rule: str, value: Any) -> bool:
 
     Raises celpy's errors for a rule that is no CEL, or asks for a field that is not set.
     """
-    return bool(_program(rule).evaluate({"self": celpy.adapter.json_to_cel(value)}))
+    from celpy.adapter import json_to_cel
+
+    return bool(_program(rule).evaluate({"self": json_to_cel(value)}))
 
 
 @cache
-def _program(rule: str) -> celpy.Runner:
+def _program(rule: str) -> Any:
+    import celpy
+
     environment = celpy.Environment()
     return environment.program(environment.compile(rule))
 
