@@ -67,13 +67,18 @@ class Worker:
     memory: Memory
 
 
-@lru_cache(maxsize=4)
 def plan_worker(config: RunConfig) -> Worker:
     """A worker of the run at its least number of workers: under ZeRO a share is then largest.
 
     Raises:
         UserError: the model cannot be built, or its sizes are not to be had.
     """
+    return _planned(config)  # type: ignore[arg-type]  # a frozen model has a hash
+
+
+# Rendering and checking ask for the same one.
+@lru_cache(maxsize=4)
+def _planned(config: RunConfig) -> Worker:
     config = config.at_world_size(config.world_sizes[0])
     model, census = describe_model(config)
     tokens = min(QUESTION_TOKENS, model.text_context)

@@ -55,18 +55,13 @@ def outcome(process: subprocess.Popen[str]) -> tuple[int, str]:
 @contextmanager
 def held(nodes: Nodes, node: str) -> Iterator[None]:
     """The node's CPU is taken, and let go in the end."""
-    holder = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", HOLDER, nodes.address, node],
         env=nodes.environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-    )  # fmt: skip
-    assert holder.stdout is not None
-    assert holder.stdin is not None
-    assert holder.stdout.readline() == "held\n"
-    try:
-        yield
-    finally:
-        holder.stdin.close()
-        holder.wait(PATIENCE_S)
+    ) as holder:  # fmt: skip
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        yield  # leaving the block closes its standard input, and waits
 
 
 def test_it_waits_until_the_node_is_empty(nodes: Nodes):
