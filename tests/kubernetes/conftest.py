@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -17,7 +18,7 @@ from . import crd
 from .assemble import assemble
 from .manifests import GPU_OVERLAY, OVERLAYS, ROOT, Manifest, kustomize, load_file
 
-Combined = Callable[[list[str]], list[Manifest]]
+Combined = Callable[..., list[Manifest]]
 
 
 @cache
@@ -50,18 +51,23 @@ def crds(shared: Path) -> crd.Crds:
 
 @pytest.fixture(scope="session")
 def combined(tmp_path_factory: pytest.TempPathFactory) -> Combined:
-    """`combined(names)`: the GPU overlay with some components, as a user's own kustomization."""
+    """`combined(names, settings)`: the GPU overlay with some components, and settings as user.yaml,
+    in a kustomization of one's own."""
     (own,) = load_file(ROOT / GPU_OVERLAY / "kustomization.yaml")
 
     @cache
-    def make(names: tuple[str, ...]) -> list[Manifest]:
+    def make(names: tuple[str, ...], settings: str) -> list[Manifest]:
         folder = tmp_path_factory.mktemp("combined")
-        tree = {
+        tree: dict[str, Any] = {
             "namespace": own["namespace"],
             "resources": [os.path.relpath(ROOT / GPU_OVERLAY, folder)],
             "components": [os.path.relpath(ROOT / "components" / n, folder) for n in names],
         }
+        if settings:
+            (folder / "user.yaml").write_text(settings, encoding="utf-8")
+            made = {"name": "gcg-run", "behavior": "merge", "files": ["user.yaml"]}
+            tree["configMapGenerator"] = [made]
         (folder / "kustomization.yaml").write_text(yaml.safe_dump(tree), encoding="utf-8")
         return kustomize(folder) if kustomize_command() else assemble(folder)
 
-    return lambda names: copy.deepcopy(make(tuple(names)))
+    return lambda names, settings="": copy.deepcopy(make(tuple(names), settings))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from launcher.k8s.objects import run_objects
 from launcher.k8s.quantities import quantity
 
 from . import checks, crd, pods
@@ -74,3 +75,13 @@ def test_a_taken_node_is_drained_first(combined: Combined):
     hook = worker["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
     assert hook[:3] == ["gcg", "k8s", "drain"]
     assert float(hook[hook.index("--seconds") + 1]) < worker["terminationGracePeriodSeconds"]
+
+
+def test_settings_of_ones_own_come_last(combined: Combined):
+    """A `user.yaml` beside components, as docs/kubernetes.md has it."""
+    docs = combined(["spot", "vicuna-13b"], "scale: {num_workers: [8, 16], max_failures: 7}\n")
+    config = run_objects(docs).config
+    assert config.scale.max_failures == 7
+    assert config.checkpoint.every == 50
+    assert config.model.checkpoint == "Salesforce/instructblip-vicuna-13b"
+    assert checks.agreement_problems(docs) == []

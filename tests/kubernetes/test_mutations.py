@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 from functools import cache
+from pathlib import Path
+from string import Template
 from typing import Any
 
 import pytest
@@ -13,9 +15,18 @@ from launcher.config_file import apply_override
 
 from . import checks, crd, operator_rules
 from .assemble import assemble
-from .broken import COMBINED, OTHERS, POLICIES, RAYJOB, RUN, SCHEMA
 from .conftest import Combined
-from .manifests import GPU_OVERLAY, ROOT, Manifest, apply_operation, one, run_files
+from .manifests import GPU_OVERLAY, ROOT, Manifest, apply_operation, load_file, one, run_files
+
+Case = dict[str, Any]
+(BROKEN,) = load_file(Path(__file__).with_name("broken.yaml"))
+
+
+def cases(group: str) -> Any:
+    """The cases of a group of broken.yaml, each named by what it breaks."""
+    found: list[Case] = BROKEN[group]
+    names = [case.get("what") or f"{case['object']}: {case['told']}" for case in found]
+    return pytest.mark.parametrize("case", found, ids=names)
 
 
 @cache
@@ -34,82 +45,70 @@ def complaints(docs: list[Manifest], crds: crd.Crds | None = None) -> list[str]:
     return found if crds is not None and found else [*found, *checks.agreement_problems(docs)]
 
 
-def change(doc: Manifest, op: str, path: str, value: Any) -> None:
+def change(doc: Manifest, case: Case) -> None:
     """An operation of RFC 6902, or `set`: several keys of one mapping at once."""
-    if op != "set":
-        apply_operation(doc, op, path, value)
+    path = Template(case["at"]).substitute(BROKEN["places"])
+    if case["op"] != "set":
+        apply_operation(doc, case["op"], path, case.get("value"))
         return
-    for key, each in value.items():
-        apply_operation(doc, "add", f"{path}/{key}", each)
+    for key, value in case["value"].items():
+        apply_operation(doc, "add", f"{path}/{key}", value)
+
+
+def named(docs: list[Manifest], what: str) -> Manifest:
+    """The first object of a kind, or the one of that kind and name."""
+    kind, _, name = what.partition(" ")
+    return next(d for d in docs if d["kind"] == kind and name in ("", d["metadata"]["name"]))
+
+
+def told(case: Case, found: list[str]) -> bool:
+    return any(case["told"] in line for line in found)
 
 
 def test_unbroken(docs: list[Manifest]):
     assert complaints(docs) == []
 
 
-@pytest.mark.parametrize(
-    ("op", "path", "value", "complaint"), [c[1:] for c in RAYJOB], ids=[c[0] for c in RAYJOB]
-)
-def test_broken_rayjob(op: str, path: str, value: Any, complaint: str, docs: list[Manifest]):
+@cases("rayjob")
+def test_broken_rayjob(case: Case, docs: list[Manifest]):
     job = one(docs, "RayJob")
-    change(job, op, path, value)
+    change(job, case)
     # A RayJob without containers renders no Pod, so that one is the operator's alone to refuse.
-    empty = path.endswith("/containers")
+    empty = case["at"].endswith("/containers")
     found = operator_rules.problems(job) if empty else complaints(docs)
-    assert any(complaint in line for line in found), found
+    assert told(case, found), found
 
 
-@pytest.mark.parametrize(("setting", "complaint"), [c[1:] for c in RUN], ids=[c[0] for c in RUN])
-def test_broken_run_file(setting: str, complaint: str, docs: list[Manifest]):
+@cases("run_file")
+def test_broken_run_file(case: Case, docs: list[Manifest]):
     files = run_files(docs)
     tree = yaml.safe_load(files["run.yaml"])
-    apply_override(tree, setting)
+    apply_override(tree, case["setting"])
     files["run.yaml"] = yaml.safe_dump(tree)
     found = checks.agreement_problems(docs)
-    assert any(complaint in line for line in found), found
+    assert told(case, found), found
 
 
-@pytest.mark.parametrize(
-    ("op", "path", "value", "complaint"), [c[1:] for c in SCHEMA], ids=[c[0] for c in SCHEMA]
-)
-def test_broken_shape(
-    op: str, path: str, value: Any, complaint: str, docs: list[Manifest], crds: crd.Crds
-):
-    change(one(docs, "RayJob"), op, path, value)
+@cases("shape")
+def test_broken_shape(case: Case, docs: list[Manifest], crds: crd.Crds):
+    change(one(docs, "RayJob"), case)
     found = complaints(docs, crds)
-    assert any(complaint in line for line in found), found
+    assert told(case, found), found
 
 
-@pytest.mark.parametrize(
-    ("what", "op", "path", "value", "complaint"),
-    [*OTHERS, *POLICIES],
-    ids=[f"{c[0]}-{c[4]}" for c in [*OTHERS, *POLICIES]],
-)
-def test_broken_builtin(
-    what: str, op: str, path: str, value: Any, complaint: str, docs: list[Manifest]
-):
-    change(_named(docs, what), op, path, value)
+@cases("other_objects")
+def test_broken_object(case: Case, docs: list[Manifest]):
+    change(named(docs, case["object"]), case)
     found = complaints(docs)
-    assert any(complaint in line for line in found), found
+    assert told(case, found), found
 
 
-@pytest.mark.parametrize(
-    ("what", "op", "path", "value", "complaint"),
-    [c[1:] for c in COMBINED],
-    ids=[c[0] for c in COMBINED],
-)
-def test_broken_component(
-    what: str, op: str, path: str, value: Any, complaint: str, combined: Combined
-):
+@cases("components")
+def test_broken_component(case: Case, combined: Combined):
     docs = combined(["kueue", "monitoring", "spot"])
-    change(_named(docs, what), op, path, value)
+    change(named(docs, case["object"]), case)
     found = complaints(docs)
-    assert any(complaint in line for line in found), found
-
-
-def _named(docs: list[Manifest], what: str) -> Manifest:
-    kind, _, name = what.partition(" ")
-    return next(d for d in docs if d["kind"] == kind and name in ("", d["metadata"]["name"]))
+    assert told(case, found), found
 
 
 def test_suspended_needs_shutdown(docs: list[Manifest]):
