@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dataloaders.trust import RedactingFormatter
-from launcher.commands import checkpoints, data, features, guarded, jobs, report
+from launcher.commands import checkpoints, data, features, guarded, jobs, k8s, report
 from launcher.commands import stages as handlers
 
 
@@ -57,6 +57,8 @@ def build_parser() -> argparse.ArgumentParser:
     jobs.add_to(stages)
     checkpoints.add_to(stages)
     report.add_to(stages)
+
+    k8s.add_to(stages)
 
     stage = stages.add_parser("eval", help="score trained runs side by side")
     stage.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder, or its URL")

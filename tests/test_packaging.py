@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -65,3 +68,23 @@ def test_pins_and_constraints_agree() -> None:
 def test_the_command_is_installed() -> None:
     (command,) = (e for e in entry_points(group="console_scripts") if e.name == "gcg")
     assert command.value == "launcher.cli:main"
+
+
+def test_a_wheel_holds_the_manifests(tmp_path: Path) -> None:
+    """`gcg k8s render` finds them where there is no checkout."""
+    lib = tmp_path / "lib"
+    egg = ("egg_info", f"--egg-base={tmp_path}")
+    build = [sys.executable, "setup.py", "-q", *egg, "build_py", f"--build-lib={lib}"]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True, timeout=120)
+    code = "from launcher.k8s.parts import parts_folder; print(parts_folder())"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(lib)},
+        capture_output=True, text=True, check=True, timeout=120,
+    )  # fmt: skip
+    folder = Path(done.stdout.strip())
+    assert folder == lib / "launcher" / "k8s" / "manifests"
+
+    def files(root: Path) -> dict[Path, bytes]:
+        return {p.relative_to(root): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+
+    assert files(folder) == files(ROOT / "kubernetes")

@@ -42,10 +42,13 @@ class _StrictLoader(yaml.SafeLoader):
 def read_tree(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """The run file with ``a.b=c`` overrides laid over it.
 
+    A folder is its ``run.yaml`` with its other ``*.yaml`` laid over that, in the order of their
+    names: section by section, key by key; a list is replaced as a whole.
+
     Raises:
         ConfigError: the file cannot be read, is not a YAML mapping, or an override is malformed.
     """
-    tree = _read_yaml(path)
+    tree = _read_folder(path) if _holds_a_run(path) else _read_yaml(path)
     problems = []
     for override in overrides:
         try:
@@ -82,6 +85,43 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
             )
         here = below
     here[parts[-1]] = value
+
+
+def load_strictly(text: str) -> list[Any]:
+    """Every document of a YAML text.
+
+    Raises:
+        ConfigError: it is no YAML, or a key is given twice.
+    """
+    try:
+        return list(yaml.load_all(text, _StrictLoader))
+    except _YAML_FAULTS as error:
+        raise ConfigError(_yaml_fault(error)) from None
+
+
+def _holds_a_run(path: Path) -> bool:
+    try:
+        return (path / "run.yaml").is_file()
+    except (OSError, ValueError):  # a path that no file can have; reading it says so
+        return False
+
+
+def _read_folder(folder: Path) -> dict[str, Any]:
+    tree = _read_yaml(folder / "run.yaml")
+    for path in sorted(folder.glob("*.yaml")):
+        if path.name != "run.yaml":
+            lay_over(tree, _read_yaml(path))
+    return tree
+
+
+def lay_over(tree: dict[str, Any], other: dict[str, Any]) -> None:
+    """Put the values of ``other`` into ``tree``, in place; sections that both have are joined."""
+    for key, value in other.items():
+        below = tree.get(key)
+        if isinstance(below, dict) and isinstance(value, dict):
+            lay_over(below, value)
+        else:
+            tree[key] = value
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

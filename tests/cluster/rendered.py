@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.kubernetes.manifests import ROOT, kustomize, kustomize_command, one
+from launcher.k8s.objects import kustomize_command
+from tests.kubernetes.manifests import ROOT, kustomize, one
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,24 @@
-"""Fixtures: each kustomization read in both ways, and the CRDs where there are some."""
+"""Fixtures: each kustomization read in both ways, once a session, and the CRDs."""
 
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
+
+from launcher.k8s.objects import kustomize_command
 
 from . import crd
-from .manifests import KUSTOMIZATIONS, ROOT, Manifest, assemble, kustomize, kustomize_command
+from .assemble import assemble
+from .manifests import GPU_OVERLAY, OVERLAYS, ROOT, Manifest, kustomize, load_file
+
+Combined = Callable[..., list[Manifest]]
 
 
 @cache
@@ -26,15 +34,40 @@ def read(request: pytest.FixtureRequest) -> Callable[[str], list[Manifest]]:
     return lambda folder: copy.deepcopy(_read(request.param, folder))
 
 
-@pytest.fixture(params=KUSTOMIZATIONS)
+@pytest.fixture(params=OVERLAYS)
 def folder(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
 @pytest.fixture(scope="session")
 def crds(shared: Path) -> crd.Crds:
-    """KubeRay's CRDs; skips where the test data does not lie beside the checkout."""
+    """Of KubeRay, Kueue and Prometheus; skips where they do not lie beside the checkout."""
+    pytest.importorskip("celpy", reason="needs cel-python: pip install -e '.[dev]'")
     archive = shared / "k8s" / "crds.tgz"
     if not archive.is_file():
         pytest.skip(f"no CRDs: {archive} is absent")
     return crd.read_crds(archive)
+
+
+@pytest.fixture(scope="session")
+def combined(tmp_path_factory: pytest.TempPathFactory) -> Combined:
+    """`combined(names, settings)`: the GPU overlay with some components, and settings as user.yaml,
+    in a kustomization of one's own."""
+    (own,) = load_file(ROOT / GPU_OVERLAY / "kustomization.yaml")
+
+    @cache
+    def make(names: tuple[str, ...], settings: str) -> list[Manifest]:
+        folder = tmp_path_factory.mktemp("combined")
+        tree: dict[str, Any] = {
+            "namespace": own["namespace"],
+            "resources": [os.path.relpath(ROOT / GPU_OVERLAY, folder)],
+            "components": [os.path.relpath(ROOT / "components" / n, folder) for n in names],
+        }
+        if settings:
+            (folder / "user.yaml").write_text(settings, encoding="utf-8")
+            made = {"name": "gcg-run", "behavior": "merge", "files": ["user.yaml"]}
+            tree["configMapGenerator"] = [made]
+        (folder / "kustomization.yaml").write_text(yaml.safe_dump(tree), encoding="utf-8")
+        return kustomize(folder) if kustomize_command() else assemble(folder)
+
+    return lambda names, settings="": copy.deepcopy(make(tuple(names), settings))

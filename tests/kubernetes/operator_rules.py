@@ -1,6 +1,7 @@
-"""What KubeRay 1.7 refuses at run time although the CRD lets it in.
+"""What KubeRay 1.7 and Kueue refuse at run time although the CRD lets it in.
 
-Such a RayJob is accepted by the API server and then stands still with a message in its status.
+Such a RayJob is accepted by the API server and then stands still with a message in its status, or
+is refused by Kueue's webhook.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from typing import Any
 import yaml
 
 MODES = ("K8sJobMode", "HTTPMode", "InteractiveMode", "SidecarMode")
+QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+MAX_QUEUED_GROUPS = 7
 MAX_NAME = 47
 TOKEN_SINCE = (2, 52, 0)
 _RESOURCE_PARAMS = ("num-cpus", "num-gpus", "memory", "resources")
@@ -21,6 +24,8 @@ def problems(doc: dict[str, Any]) -> list[str]:
     """The operator's objections to a RayJob; empty if it would run it."""
     spec = doc.get("spec", {})
     found = [*_name(doc), *_life_cycle(spec), *_submission(spec)]
+    if QUEUE_LABEL in doc["metadata"].get("labels", {}):
+        found += _queued(spec)
     cluster = spec.get("rayClusterSpec")
     if cluster is None:
         if not spec.get("clusterSelector"):
@@ -35,6 +40,22 @@ def _name(doc: dict[str, Any]) -> Iterator[str]:
         yield f"metadata.name: {len(name)} characters, at most {MAX_NAME}"
     if not re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", name):
         yield f"metadata.name: {name!r} is no DNS-1035 label"
+
+
+def _queued(spec: dict[str, Any]) -> Iterator[str]:
+    """Kueue's webhook (pkg/controller/jobs/rayjob)."""
+    if not spec.get("shutdownAfterJobFinishes"):
+        yield "spec.shutdownAfterJobFinishes: a queued job deletes its cluster after finishing"
+    if spec.get("clusterSelector"):
+        yield "spec.clusterSelector: a queued job uses no existing cluster"
+    cluster = spec.get("rayClusterSpec", {})
+    if cluster.get("enableInTreeAutoscaling"):
+        yield "rayClusterSpec.enableInTreeAutoscaling: not for a queued job"
+    groups = [group.get("groupName") for group in cluster.get("workerGroupSpecs", [])]
+    if len(groups) > MAX_QUEUED_GROUPS:
+        yield f"workerGroupSpecs: {len(groups)}, at most {MAX_QUEUED_GROUPS} for a queued job"
+    if "head" in groups:
+        yield "workerGroupSpecs: 'head' is reserved for the head group of a queued job"
 
 
 def _life_cycle(spec: dict[str, Any]) -> Iterator[str]:

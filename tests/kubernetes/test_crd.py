@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from . import cel, crd, operator_rules, pods
+from . import crd, operator_rules, pods
 from .checks import builtin_problems
 from .manifests import load_file
 
@@ -54,45 +54,44 @@ def test_bad_example_is_refused_for_its_own_reason(name: str, shared: Path, crds
     assert REASONS[name] in found[0]
 
 
-def test_every_rule_of_the_crds_is_in_our_grammar(crds: crd.Crds):
+def test_rules_of_the_crds_are_evaluated(crds: crd.Crds):
+    """cel-python understands every rule that is asked when an object is made."""
+
     def rules(schema):
         if isinstance(schema, dict):
-            yield from (v["rule"] for v in schema.get("x-kubernetes-validations", []))
+            yield from (v["rule"] for v in schema.get("x-kubernetes-validations") or [])
             for value in schema.values():
+                yield from rules(value)
+        elif isinstance(schema, list):
+            for value in schema:
                 yield from rules(value)
 
     creation = {rule for schema in crds.values() for rule in rules(schema) if "oldSelf" not in rule}
-    assert len(creation) >= 5
+    assert len(creation) >= 10
     for rule in creation:
-        # A scalar rule compares self itself; the others ask which fields are there.
-        value: object = {} if "self." in rule else "x"
-        assert cel.holds(rule, value) in (True, False)
+        crd.holds(f"true || ({rule})", {})
 
 
 @pytest.mark.parametrize(
     ("rule", "value", "expected"),
     [
-        ("has(self.a)", {"a": 0}, True),
-        ("has(self.a.b)", {"a": {}}, False),
         ("!(has(self.a) && has(self.b))", {"a": 1}, True),
-        ("has(self.a) || has(self.b) && has(self.c)", {"a": 1}, True),
-        ("(has(self.a) || has(self.b)) && has(self.c)", {"a": 1}, False),
         ("self in ['x', 'y']", "y", True),
-        ("has(self.a) && self.a == 1", {}, False),
-        ("!has(self.a) || self.a == 1", {"a": 1}, True),
-        ("self.n == 3 && self.s != 'q'", {"n": 3, "s": "p"}, True),
+        ("self in ['x', 'y']", "z", False),
+        ("self.all(x, has(x.key) ? true : x.operator == 'Exists')", [{"operator": "In"}], False),
+        ("size(self.n) == 2", {"n": ["a", "b"]}, True),
     ],
 )
 def test_cel(rule: str, value: object, expected: bool):
-    assert cel.holds(rule, value) is expected
+    pytest.importorskip("celpy", reason="needs cel-python: pip install -e '.[dev]'")
+    assert crd.holds(rule, value) is expected
 
 
-@pytest.mark.parametrize(
-    "rule", ["self.a > 3", "size(self) == 1", "has(self.a", "self", "other", "self.b == 1"]
-)
-def test_cel_refuses_what_it_does_not_know(rule: str):
-    with pytest.raises(cel.CelError):
-        cel.holds(rule, {"a": 4})
+@pytest.mark.parametrize("rule", ["has(self.a", "self.b == 1"])
+def test_cel_is_not_silent(rule: str):
+    celpy = pytest.importorskip("celpy", reason="needs cel-python: pip install -e '.[dev]'")
+    with pytest.raises((celpy.CELParseError, celpy.CELEvalError)):
+        crd.holds(rule, {"a": 4})
 
 
 def test_strict_schema_details():

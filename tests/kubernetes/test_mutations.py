@@ -3,261 +3,112 @@
 from __future__ import annotations
 
 import copy
+from functools import cache
+from pathlib import Path
+from string import Template
 from typing import Any
 
 import pytest
+import yaml
+
+from launcher.config.file import apply_override
 
 from . import checks, crd, operator_rules
-from .manifests import ROOT, Manifest, apply_operation, assemble, one
+from .assemble import assemble
+from .conftest import Combined
+from .manifests import GPU_OVERLAY, ROOT, Manifest, apply_operation, load_file, one, run_files
 
-CLUSTER = "/spec/rayClusterSpec"
-HEAD = f"{CLUSTER}/headGroupSpec"
-HEAD_POD = f"{HEAD}/template/spec"
-HEAD_RAY = f"{HEAD_POD}/containers/0"
-WORKERS = f"{CLUSTER}/workerGroupSpecs/0"
-WORKER_RAY = f"{WORKERS}/template/spec/containers/0"
-SUBMITTER = "/spec/submitterPodTemplate/spec"
-
-# (what is broken, operation, path in the RayJob, value, part of the complaint)
-RAYJOB = [
-    ("mode", "replace", "/spec/submissionMode", "k8sJobMode", "is none of K8sJobMode"),
-    ("no entrypoint", "replace", "/spec/entrypoint", " ", "spec.entrypoint: must be set"),
-    ("other entry", "replace", "/spec/entrypoint", "gcg train", "not the entry the README names"),
-    (
-        "config elsewhere",
-        "replace",
-        "/spec/entrypoint",
-        "python -m launcher.train --config /etc/gcg/other.yaml",
-        "is none of the mounted",
-    ),
-    ("long name", "replace", "/metadata/name", "x" * 48, "48 characters, at most 47"),
-    ("name", "replace", "/metadata/name", "7-runs", "no DNS-1035 label"),
-    ("ttl alone", "remove", "/spec/shutdownAfterJobFinishes", None, "needs shutdownAfter"),
-    ("negative ttl", "replace", "/spec/ttlSecondsAfterFinished", -1, "is negative"),
-    ("no ttl", "remove", "/spec/ttlSecondsAfterFinished", None, "is not stated"),
-    ("deadline", "replace", "/spec/activeDeadlineSeconds", 0, "must be positive"),
-    ("no deadline", "remove", "/spec/activeDeadlineSeconds", None, "is not stated"),
-    ("backoff", "replace", "/spec/backoffLimit", -1, "backoffLimit: is negative"),
-    ("no retries", "remove", "/spec/backoffLimit", None, "is not stated"),
-    (
-        "interactive",
-        "replace",
-        "/spec/submissionMode",
-        "InteractiveMode",
-        "backoffLimit: not with InteractiveMode",
-    ),
-    (
-        "sidecar",
-        "replace",
-        "/spec/submissionMode",
-        "SidecarMode",
-        "submitterPodTemplate: not with SidecarMode",
-    ),
-    ("runtime env", "add", "/spec/runtimeEnvYAML", "a: [", "runtimeEnvYAML: no YAML"),
-    ("runtime env list", "add", "/spec/runtimeEnvYAML", "[1]", "must be a mapping"),
-    ("auth off", "replace", f"{CLUSTER}/authOptions/mode", "disabled", "is not token"),
-    ("no auth", "remove", f"{CLUSTER}/authOptions", None, "is not token"),
-    ("old Ray", "replace", f"{CLUSTER}/rayVersion", "2.51.1", "2.52.0 or later"),
-    ("replicas", "replace", f"{WORKERS}/minReplicas", 3, "minReplicas 3 > maxReplicas 2"),
-    ("too few", "replace", f"{WORKERS}/replicas", 1, "is not within 2..2"),
-    (
-        "twice",
-        "add",
-        f"{HEAD}/resources",
-        {"CPU": "1"},
-        "resources given twice, in rayStartParams (num-cpus)",
-    ),
-    ("ray labels", "add", f"{HEAD}/rayStartParams/labels", "a=b", "labels is not supported"),
-    ("no head container", "replace", f"{HEAD_POD}/containers", [], "at least one container"),
-    ("root", "replace", f"{HEAD_POD}/securityContext/runAsUser", 0, "runs as user 0"),
-    ("maybe root", "remove", f"{HEAD_POD}/securityContext/runAsNonRoot", None, "runAsNonRoot"),
-    ("seccomp", "remove", f"{SUBMITTER}/securityContext/seccompProfile", None, "seccompProfile"),
-    (
-        "escalation",
-        "remove",
-        f"{HEAD_RAY}/securityContext/allowPrivilegeEscalation",
-        None,
-        "allowPrivilegeEscalation is not false",
-    ),
-    ("privileged", "add", f"{HEAD_RAY}/securityContext/privileged", True, "is privileged"),
-    (
-        "capabilities",
-        "replace",
-        f"{WORKER_RAY}/securityContext/capabilities",
-        {"drop": ["ALL"], "add": ["SYS_PTRACE"]},
-        "wait-gcs-ready: adds capabilities",
-    ),
-    ("no drop", "remove", f"{HEAD_RAY}/securityContext/capabilities", None, "does not drop ALL"),
-    (
-        "writable root",
-        "remove",
-        f"{HEAD_RAY}/securityContext/readOnlyRootFilesystem",
-        None,
-        "root file system is writable",
-    ),
-    ("host network", "add", f"{HEAD_POD}/hostNetwork", True, "hostNetwork is on"),
-    ("host port", "add", f"{HEAD_RAY}/ports/0/hostPort", 6379, "takes a port of the host"),
-    (
-        "host path",
-        "replace",
-        f"{HEAD_POD}/volumes/1",
-        {"name": "storage", "hostPath": {"path": "/mnt"}},
-        "is a hostPath",
-    ),
-    (
-        "own token",
-        "remove",
-        f"{SUBMITTER}/automountServiceAccountToken",
-        None,
-        "mounts a service account token",
-    ),
-    ("no limits", "remove", f"{HEAD_RAY}/resources/limits", None, "limits.memory is not stated"),
-    (
-        "overcommit",
-        "replace",
-        f"{WORKER_RAY}/resources/limits/memory",
-        "60Gi",
-        "requests 6Gi memory but may take 60Gi",
-    ),
-    ("no /tmp", "remove", f"{HEAD_RAY}/volumeMounts/3", None, "/tmp is not writable"),
-    ("home elsewhere", "replace", f"{SUBMITTER}/containers/0/env/0/value", "/root", "/root is not"),
-    ("latest", "replace", f"{HEAD_RAY}/image", "gcg-train:latest", "names no fixed version"),
-    ("other image", "replace", f"{HEAD_RAY}/image", "ray:2.60.0", "images differ"),
-    (
-        "endless",
-        "replace",
-        f"{HEAD_POD}/volumes/3",
-        {"name": "tmp", "emptyDir": {}},
-        "has no sizeLimit",
-    ),
-    ("mount", "replace", f"{HEAD_RAY}/volumeMounts/1/name", "stroage", "is no volume of the Pod"),
-    ("unused", "remove", f"{HEAD_RAY}/volumeMounts/1", None, "is mounted nowhere"),
-    (
-        "path twice",
-        "replace",
-        f"{HEAD_RAY}/volumeMounts/1/mountPath",
-        "/tmp",
-        "/tmp is mounted twice",
-    ),
-    (
-        "config map",
-        "replace",
-        f"{HEAD_POD}/volumes/0/configMap/name",
-        "gcg-runs",
-        "no ConfigMap 'gcg-runs'",
-    ),
-    (
-        "claim",
-        "replace",
-        f"{HEAD_POD}/volumes/1/persistentVolumeClaim/claimName",
-        "storage",
-        "no PersistentVolumeClaim 'storage'",
-    ),
-    ("account", "remove", f"{SUBMITTER}/serviceAccountName", None, "no ServiceAccount None"),
-    (
-        "outside the policy",
-        "remove",
-        "/spec/submitterPodTemplate/metadata/labels",
-        None,
-        "network policy does not select",
-    ),
-    (
-        "object store",
-        "replace",
-        f"{HEAD}/rayStartParams/object-store-memory",
-        "536870912",
-        "is too small for 1 ranks",
-    ),
-    (
-        "no object store",
-        "remove",
-        f"{WORKERS}/rayStartParams/object-store-memory",
-        None,
-        "object-store-memory is not stated",
-    ),
-    (
-        "disk as shm",
-        "replace",
-        f"{HEAD_POD}/volumes/4/emptyDir",
-        {"sizeLimit": "512Mi"},
-        "/dev/shm is not memory",
-    ),
-    (
-        "large shm",
-        "replace",
-        f"{HEAD_POD}/volumes/4/emptyDir/sizeLimit",
-        "3Gi",
-        "more than half of the memory",
-    ),
-    ("unmounted shm", "remove", f"{HEAD_RAY}/volumeMounts/4", None, "'dshm' is mounted nowhere"),
-]
-
-# Only the CRD knows these.
-SCHEMA = [
-    ("typo", "add", "/spec/backofLimit", 2, "'backofLimit' was unexpected"),
-    ("type", "replace", "/spec/backoffLimit", "two", "is not of type 'integer'"),
-    ("enum", "replace", f"{CLUSTER}/authOptions/mode", "tokens", "is not one of"),
-    ("number", "replace", f"{HEAD}/rayStartParams/num-cpus", 0, "is not of type 'string'"),
-    ("amount", "replace", f"{HEAD_RAY}/resources/limits/memory", "4 GiB", "does not match"),
-    ("no head", "remove", HEAD, None, "'headGroupSpec' is a required property"),
-    ("rule", "add", "/spec/managedBy", "me", "managedBy field value must be"),
-    ("twice", "add", f"{HEAD_RAY}/env/-", {"name": "HOME", "value": "/"}, "is given twice"),
-]
-
-# (kind, operation, path, value, part of the complaint)
-OTHERS = [
-    ("ServiceAccount", "add", "/automount", False, "'automount' was unexpected"),
-    ("PersistentVolumeClaim", "replace", "/spec/accessModes", "ReadWriteMany", "is not of type"),
-    ("NetworkPolicy", "replace", "/spec/ingress/1/ports/0/port", [8265], "is not"),
-    ("NetworkPolicy", "add", "/spec/podSelector/matchLabels/a", "b", "does not select"),
-    ("ConfigMap", "replace", "/data", {"config.yaml": ""}, "is none of the mounted"),
-]
+Case = dict[str, Any]
+(BROKEN,) = load_file(Path(__file__).with_name("broken.yaml"))
 
 
-_CLEAN = assemble(ROOT / "base")
+def cases(group: str) -> Any:
+    """The cases of a group of broken.yaml, each named by what it breaks."""
+    found: list[Case] = BROKEN[group]
+    names = [case.get("what") or f"{case['object']}: {case['told']}" for case in found]
+    return pytest.mark.parametrize("case", found, ids=names)
+
+
+@cache
+def _clean() -> list[Manifest]:
+    return assemble(ROOT / GPU_OVERLAY)
 
 
 @pytest.fixture
 def docs() -> list[Manifest]:
-    return copy.deepcopy(_CLEAN)
+    return copy.deepcopy(_clean())
+
+
+def complaints(docs: list[Manifest], crds: crd.Crds | None = None) -> list[str]:
+    found = checks.problems(docs, crds)
+    # Of what has no right shape the rest cannot be asked.
+    return found if crds is not None and found else [*found, *checks.agreement_problems(docs)]
+
+
+def change(doc: Manifest, case: Case) -> None:
+    """An operation of RFC 6902, or `set`: several keys of one mapping at once."""
+    path = Template(case["at"]).substitute(BROKEN["places"])
+    if case["op"] != "set":
+        apply_operation(doc, case["op"], path, case.get("value"))
+        return
+    for key, value in case["value"].items():
+        apply_operation(doc, "add", f"{path}/{key}", value)
+
+
+def named(docs: list[Manifest], what: str) -> Manifest:
+    """The first object of a kind, or the one of that kind and name."""
+    kind, _, name = what.partition(" ")
+    return next(d for d in docs if d["kind"] == kind and name in ("", d["metadata"]["name"]))
+
+
+def told(case: Case, found: list[str]) -> bool:
+    return any(case["told"] in line for line in found)
 
 
 def test_unbroken(docs: list[Manifest]):
-    assert checks.problems(docs, None) == []
+    assert complaints(docs) == []
 
 
-@pytest.mark.parametrize(
-    ("op", "path", "value", "complaint"), [c[1:] for c in RAYJOB], ids=[c[0] for c in RAYJOB]
-)
-def test_broken_rayjob(op: str, path: str, value: Any, complaint: str, docs: list[Manifest]):
+@cases("rayjob")
+def test_broken_rayjob(case: Case, docs: list[Manifest]):
     job = one(docs, "RayJob")
-    apply_operation(job, op, path, value)
+    change(job, case)
     # A RayJob without containers renders no Pod, so that one is the operator's alone to refuse.
-    empty = path.endswith("/containers")
-    found = operator_rules.problems(job) if empty else checks.problems(docs, None)
-    assert any(complaint in line for line in found), found
+    empty = case["at"].endswith("/containers")
+    found = operator_rules.problems(job) if empty else complaints(docs)
+    assert told(case, found), found
 
 
-@pytest.mark.parametrize(
-    ("op", "path", "value", "complaint"), [c[1:] for c in SCHEMA], ids=[c[0] for c in SCHEMA]
-)
-def test_broken_shape(
-    op: str, path: str, value: Any, complaint: str, docs: list[Manifest], crds: crd.Crds
-):
-    apply_operation(one(docs, "RayJob"), op, path, value)
-    found = checks.problems(docs, crds)
-    assert any(complaint in line for line in found), found
+@cases("run_file")
+def test_broken_run_file(case: Case, docs: list[Manifest]):
+    files = run_files(docs)
+    tree = yaml.safe_load(files["run.yaml"])
+    apply_override(tree, case["setting"])
+    files["run.yaml"] = yaml.safe_dump(tree)
+    found = checks.agreement_problems(docs)
+    assert told(case, found), found
 
 
-@pytest.mark.parametrize(
-    ("kind", "op", "path", "value", "complaint"), OTHERS, ids=[f"{c[0]}-{c[4]}" for c in OTHERS]
-)
-def test_broken_builtin(
-    kind: str, op: str, path: str, value: Any, complaint: str, docs: list[Manifest]
-):
-    apply_operation(one(docs, kind), op, path, value)
-    found = checks.problems(docs, None)
-    assert any(complaint in line for line in found), found
+@cases("shape")
+def test_broken_shape(case: Case, docs: list[Manifest], crds: crd.Crds):
+    change(one(docs, "RayJob"), case)
+    found = complaints(docs, crds)
+    assert told(case, found), found
+
+
+@cases("other_objects")
+def test_broken_object(case: Case, docs: list[Manifest]):
+    change(named(docs, case["object"]), case)
+    found = complaints(docs)
+    assert told(case, found), found
+
+
+@cases("components")
+def test_broken_component(case: Case, combined: Combined):
+    docs = combined(["kueue", "monitoring", "spot"])
+    change(named(docs, case["object"]), case)
+    found = complaints(docs)
+    assert told(case, found), found
 
 
 def test_suspended_needs_shutdown(docs: list[Manifest]):

@@ -1,66 +1,35 @@
-"""The run files in the ConfigMaps are ones the launcher takes, and they fit the cluster."""
+"""The run files in the ConfigMaps are ones the launcher takes, and the demo makes its data."""
 
 from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from dataloaders.location import last_part
-from launcher.config import RunConfig, load_run_config
+from launcher.config import load_run_config
+from launcher.k8s.objects import run_objects
 
-from . import pods
-from .checks import quantity
-from .manifests import ROOT, Manifest, assemble, one
+from .assemble import assemble
+from .manifests import ROOT, one
 
-Read = Callable[[str], list[Manifest]]
-
-
-@pytest.fixture
-def job(read: Read, folder: str) -> Manifest:
-    return one(read(folder), "RayJob")
+OVERLAYS = ["overlays/demo-cpu", "overlays/zero3-h100", "overlays/vicuna-13b"]
 
 
-@pytest.fixture
-def config(read: Read, folder: str, tmp_path: Path) -> RunConfig:
-    path = tmp_path / "run.yaml"
-    path.write_text(one(read(folder), "ConfigMap")["data"]["run.yaml"], encoding="utf-8")
-    return load_run_config(path)
+@pytest.mark.parametrize("folder", OVERLAYS)
+def test_the_jobs_own_cluster_is_joined(folder: str):
+    config = run_objects(assemble(ROOT / folder)).config
+    assert config.scale.address is None  # but the cluster in RAY_ADDRESS
 
 
-def test_everything_lies_on_the_claim(config: RunConfig, job: Manifest):
-    """A retry is a new cluster: what is not on the claim is gone."""
-    for pod in pods.render(job)[:-1]:
-        volumes = {v["name"]: v for v in pod["spec"]["volumes"]}
-        (mount,) = [
-            mount["mountPath"]
-            for mount in pod["spec"]["containers"][0]["volumeMounts"]
-            if "persistentVolumeClaim" in volumes[mount["name"]]
-        ]
-        for path in (config.run.storage, config.data.train, config.data.val):
-            assert path is not None
-            assert Path(path).is_relative_to(mount)
-
-
-def test_workers_fit_the_cluster(config: RunConfig, job: Manifest):
-    """Ray waits for ever for CPUs that no Pod brings."""
-    cluster = job["spec"]["rayClusterSpec"]
-    groups = [(cluster["headGroupSpec"], 1)]
-    groups += [(group, group["replicas"]) for group in cluster.get("workerGroupSpecs", [])]
-    slots = 0
-    for group, replicas in groups:
-        ray = group["template"]["spec"]["containers"][0]
-        cpus = group["rayStartParams"].get("num-cpus", ray["resources"]["limits"]["cpu"])
-        slots += replicas * int(quantity(cpus) // config.scale.cpus_per_worker)
-    assert slots == config.scale.num_workers
-
-
-def test_no_gpu_is_asked_for(config: RunConfig):
-    assert not config.scale.use_gpu
-    assert config.scale.address is None  # the job's own cluster, through RAY_ADDRESS
+def test_a_component_lays_its_settings_over_the_run_file():
+    config = run_objects(assemble(ROOT / "overlays/vicuna-13b")).config
+    assert config.model.checkpoint == "Salesforce/instructblip-vicuna-13b"
+    below = load_run_config(ROOT / "overlays/zero3-h100/run.yaml")
+    assert config.data == below.data
+    assert config.scale == below.scale
 
 
 def demo_commands() -> list[list[str]]:

@@ -1,0 +1,250 @@
+"""`gcg k8s render` and `check`: what is written agrees with the run file; all else is told."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from launcher.cli import main
+from launcher.config import load_run_config
+from launcher.k8s.objects import kustomize_command, run_objects
+from launcher.k8s.parts import parts_folder
+
+from . import checks, crd, pods
+from .manifests import GPU_OVERLAY, ROOT, Manifest, every, kustomize, one
+
+IMAGE = "ghcr.io/you/gcg-train@sha256:" + 64 * "5"
+GPU_RUN = ROOT / GPU_OVERLAY / "run.yaml"
+CPU_RUN = ROOT / "overlays/demo-cpu/run.yaml"
+ELASTIC = ("--set", "scale.num_workers=[8,16]")
+
+pytestmark = pytest.mark.skipif(
+    kustomize_command() is None, reason="neither kubectl nor kustomize is installed"
+)
+Command = Callable[..., tuple[int, list[str], list[str]]]
+
+
+@pytest.fixture
+def gcg(capsys: pytest.CaptureFixture[str]) -> Command:
+    """Run a command: exit code, lines of standard output, lines of errors."""
+
+    def run(*words: object) -> tuple[int, list[str], list[str]]:
+        capsys.readouterr()
+        code = main([str(word) for word in words])
+        told = capsys.readouterr()
+        errors = [line.removeprefix("error: ") for line in told.err.splitlines()]
+        return code, told.out.splitlines(), errors
+
+    return run
+
+
+def words(config: Path, out: Path, *more: str, nodes: int = 2) -> list[str]:
+    return [
+        "k8s",
+        "render",
+        str(config),
+        f"--nodes={nodes}",
+        f"--image={IMAGE}",
+        f"--out={out}",
+        *more,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("config", "more"),
+    [
+        (GPU_RUN, ()),
+        (GPU_RUN, ("--component=rdma", "--component=kueue", "--component=monitoring")),
+        (GPU_RUN, (*ELASTIC, "--component=spot", "--name=second", "--namespace=team")),
+        (GPU_RUN, ("--claim=datasets", "--gpu-product=NVIDIA-H200", "--gpu-memory=141")),
+        (CPU_RUN, ()),
+    ],
+    ids=["gpu", "components", "spot", "own claim", "cpu"],
+)
+def test_what_is_rendered_passes_every_check(
+    config: Path, more: tuple[str, ...], gcg: Command, tmp_path: Path, crds: crd.Crds
+):
+    out = tmp_path / "out"
+    code, told, errors = gcg(*words(config, out, *more))
+    assert (code, errors) == (0, [])
+    assert told[-1] == f"next: kubectl apply -k {out}"
+    docs = kustomize(out)
+    if "--claim=datasets" in more:
+        assert not every(docs, "PersistentVolumeClaim")
+        docs.append({"apiVersion": "v1", **claim_named("datasets")})
+    assert checks.problems(docs, crds) == []
+    assert checks.agreement_problems(docs) == []
+    code, told, _ = gcg("k8s", "check", out)
+    assert code == 0
+    assert "agrees" in told[0]
+
+
+def claim_named(name: str) -> Manifest:
+    spec = {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Ti"}}}
+    return {"kind": "PersistentVolumeClaim", "metadata": {"name": name}, "spec": spec}
+
+
+def test_the_run_file_is_the_users(gcg: Command, tmp_path: Path):
+    gcg(*words(GPU_RUN, tmp_path / "out", *ELASTIC, "--component=spot"))
+    run = run_objects(kustomize(tmp_path / "out"))
+    assert run.config == load_run_config(GPU_RUN, [ELASTIC[1]])
+    (workers,) = run.workers
+    assert (workers.least, workers.replicas, workers.gpus, workers.slots) == (1, 2, 8, 8)
+    assert {group.ray["image"] for group in run.groups} == {IMAGE}
+
+
+def test_two_runs_in_a_namespace_know_each_other_apart(gcg: Command, tmp_path: Path):
+    """By names, and by the label that budgets, policies and spreading select by."""
+    gcg(*words(GPU_RUN, tmp_path / "out", "--name=second", "--component=monitoring"))
+    docs = kustomize(tmp_path / "out")
+    other = [
+        doc["metadata"]["name"] for doc in docs if not doc["metadata"]["name"].startswith("second-")
+    ]
+    assert other == []
+    label = "app.kubernetes.io/instance"
+    rendered = pods.render(one(docs, "RayJob"))
+    assert {pod["metadata"]["labels"][label] for pod in rendered} == {"second"}
+    text = yaml.safe_dump(docs)
+    assert f"{label}: gcg-train" not in text
+    (policy,) = [
+        doc["spec"]
+        for doc in every(docs, "NetworkPolicy")
+        if doc["metadata"]["name"] == "second-gcg-train"
+    ]
+    operator, names = policy["ingress"][1]["from"][0], policy["egress"][1]["to"][0]
+    for foreign in (operator, names):
+        assert label not in yaml.safe_dump(foreign)
+
+
+@pytest.mark.parametrize(
+    ("config", "more", "nodes", "line"),
+    [
+        (GPU_RUN, (), 3, "scale.num_workers = 16: --nodes 3 of 8 GPUs are 24; use --nodes 2, or"),
+        (GPU_RUN, (), 0, "--nodes 0: must be at least 1"),
+        (GPU_RUN, ("--gpus-per-node=4",), 2, "--nodes 2 of 4 GPUs are 8; use --nodes 4, or --set"),
+        (GPU_RUN, ("--gpus-per-node=0",), 2, "--gpus-per-node 0: must be at least 1"),
+        (CPU_RUN, (), 3, "--nodes 3: must divide scale.num_workers = 2"),
+        (CPU_RUN, ("--component=rdma",), 2, "--component rdma: needs scale.use_gpu=true"),
+        (CPU_RUN, ("--gpu-product=NVIDIA-H200",), 2, "--gpu-product NVIDIA-H200: scale.use_gpu"),
+        (GPU_RUN, ("--image=gcg:latest",), 2, "--image gcg:latest: must name a digest"),
+        (GPU_RUN, ("--image=gcg@sha256:12",), 2, "--image gcg@sha256:12: must name a digest"),
+        (GPU_RUN, ("--component=volcano",), 2, "--component volcano: there is none; choose of gpu"),
+        (GPU_RUN, ("--component=llm-70b",), 2, "--component llm-70b: the run file names the model"),
+        (GPU_RUN, ("--component=storage-s3",), 2, "run.storage = /mnt/gcg/runs is kept by"),
+        (GPU_RUN, ("--component=spot",), 2, "--component spot: scale.num_workers = 16 is fixed"),
+        (GPU_RUN, ("--name=My_Run",), 2, "--name My_Run: must be lower-case letters"),
+        (GPU_RUN, (f"--name={'x' * 38}",), 2, "has 38 characters, at most 37"),
+        (GPU_RUN, ("--namespace=-",), 2, "--namespace -: must be lower-case letters"),
+        (
+            GPU_RUN,
+            ("--node-memory=60",),
+            2,
+            "--node-memory 60: a Pod needs 62.0 GiB (Ray's daemons",
+        ),
+        (
+            GPU_RUN,
+            ("--node-cpus=64",),
+            2,
+            "--node-cpus 64: a Pod needs 82, 8 workers of scale.cpus",
+        ),
+        (GPU_RUN, ("--gpu-memory=40",), 2, "needs 53.6 GB of its GPU's 40 GB at its peak"),
+        (GPU_RUN, ("--gpu-memory=0",), 2, "--gpu-memory 0: must be more than 0"),
+        (GPU_RUN, ("--set=run.storage=/tmp/runs",), 2, "run.storage = /tmp/runs: lies on no"),
+        (
+            GPU_RUN,
+            ("--set=data.streams=24",),
+            2,
+            "scale.num_workers = 16: must divide data.streams",
+        ),
+        (GPU_RUN, ("--set=safety.grace_s=500",), 2, "safety.grace_s = 500: the head's Pod has"),
+        (GPU_RUN, ("--base=/nowhere",), 2, "--base /nowhere: no base/kustomization.yaml there"),
+    ],
+)
+def test_what_does_not_agree_is_refused(
+    config: Path, more: tuple[str, ...], nodes: int, line: str, gcg: Command, tmp_path: Path
+):
+    out = tmp_path / "out"
+    code, told, errors = gcg(*words(config, out, *more, nodes=nodes))
+    assert (code, told) == (2, [])
+    assert any(line in error for error in errors), errors
+    assert list(tmp_path.iterdir()) == []  # nothing half written
+
+
+def test_all_problems_are_told_at_once(gcg: Command, tmp_path: Path):
+    more = ("--image=x", "--component=spot", "--name=A")
+    _, _, errors = gcg(*words(GPU_RUN, tmp_path / "out", *more, nodes=3))
+    assert len(errors) == 4
+
+
+def test_only_what_it_wrote_is_written_over(gcg: Command, tmp_path: Path):
+    out = tmp_path / "out"
+    assert gcg(*words(CPU_RUN, out))[0] == 0
+    (out / "mine.txt").write_text("x")
+    assert gcg(*words(CPU_RUN, out, "--name=other"))[0] == 0
+    assert one(kustomize(out), "RayJob")["metadata"]["name"] == "other-gcg-train"
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "kustomization.yaml").write_text("resources: []\n")
+    code, _, errors = gcg(*words(CPU_RUN, foreign))
+    assert code == 2
+    assert "is there, and not written by this command" in errors[0]
+    assert (foreign / "kustomization.yaml").read_text() == "resources: []\n"
+
+
+def test_a_failed_rendering_leaves_the_one_before(gcg: Command, tmp_path: Path):
+    out = tmp_path / "out"
+    gcg(*words(CPU_RUN, out))
+    before = (out / "run.yaml").read_text()
+    assert gcg(*words(CPU_RUN, out, "--set=run.storage=/tmp/runs"))[0] == 2
+    assert (out / "run.yaml").read_text() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_check_reads_a_file_and_says_what_differs(gcg: Command, tmp_path: Path):
+    docs = copy.deepcopy(kustomize(ROOT / GPU_OVERLAY))
+    group = one(docs, "RayJob")["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]
+    group.update(replicas=1, minReplicas=1, maxReplicas=1)
+    path = tmp_path / "rendered.yaml"
+    path.write_text(yaml.safe_dump_all(docs))
+    code, told, _ = gcg("k8s", "check", path)
+    assert code == 1
+    assert told[0].startswith("scale.num_workers = 16: the Pods have room for 8")
+    assert any("minAvailable 1 of 1 Pods; use 0" in line for line in told)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("a: [", "correct the YAML"),
+        ("a: 1", "holds what is no Kubernetes object"),
+        ("{kind: Pod, metadata: {name: a}}", "kind RayJob: there are 0"),
+        ("{kind: RayJob, metadata: {name: a}, spec: {}}", "names no --config"),
+        (
+            "{kind: RayJob, metadata: {name: a}, spec: {entrypoint: x --config /etc/gcg}}",
+            "has not the shape of one of ours",
+        ),
+    ],
+)
+def test_check_of_what_is_no_run(text: str, line: str, gcg: Command, tmp_path: Path):
+    path = tmp_path / "objects.yaml"
+    path.write_text(text)
+    code, _, errors = gcg("k8s", "check", path)
+    assert code == 2
+    assert line in errors[0]
+
+
+def test_check_of_what_is_not_there(gcg: Command, tmp_path: Path):
+    code, _, errors = gcg("k8s", "check", tmp_path / "nothing")
+    assert code == 2
+    assert "No such file" in errors[0]
+    code, _, errors = gcg("k8s", "check", tmp_path)
+    assert code == 2
+    assert "kustomize refuses it" in errors[0]
+
+
+def test_the_parts_of_a_checkout_are_found():
+    assert parts_folder() == ROOT
