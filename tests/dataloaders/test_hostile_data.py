@@ -29,13 +29,18 @@ from tests.dataloaders.test_index_folder import pairs, write_tar
 
 
 @contextmanager
-def web(location: str | None = None) -> Iterator[tuple[str, list[str]]]:
-    """A server that notes what it is asked for; answers 404, or sends elsewhere."""
+def web(
+    location: str | None = None, logins: list[str | None] | None = None
+) -> Iterator[tuple[str, list[str]]]:
+    """A server that notes what it is asked for, and in ``logins`` by whom; answers 404, or sends
+    elsewhere."""
     asked: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             asked.append(self.path)
+            if logins is not None:
+                logins.append(self.headers.get("Authorization"))
             self.send_response(404 if location is None else 302)
             if location is not None:
                 self.send_header("Location", location)
@@ -206,6 +211,30 @@ def test_a_redirection_to_metadata_is_not_followed(tmp_path: Path, target: str):
     with pytest.raises(DataError, match=r"metadata service's address"):
         open_source("http://169.254.169.254/data", storage)
     forget_clients()
+
+
+def test_a_login_goes_to_its_host_alone(
+    packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """From a file, since a URL may not hold it; a redirection elsewhere does not get it."""
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password c4nary\n")
+    (tmp_path / "netrc").chmod(0o600)
+    storage = StorageOptions(cache_dir=tmp_path / "cache", retries=0)
+    here: list[str | None] = []
+    there: list[str | None] = []
+    with (
+        web(logins=there) as (other, _),
+        web(f"{other}/away".replace("127.0.0.1", "localhost"), here) as (url, _),
+        pytest.raises(DataError, match="missing"),
+    ):
+        open_source(f"{url}/data", storage)
+    assert set(here) == {"Basic bWU6YzRuYXJ5"}  # me:c4nary
+    assert set(there) == {None}
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 c4nary")
+    with pytest.raises(DataError, match="cannot be read as netrc") as error:
+        open_source("http://127.0.0.1:9/data", storage)
+    assert "c4nary" not in str(error.value)
 
 
 @pytest.mark.parametrize(
