@@ -107,6 +107,20 @@ def test_a_manifest_names_files_alone(tmp_path: Path):
     assert not list(tmp_path.rglob("ran"))
 
 
+@pytest.mark.parametrize("place", ["pipe:touch ran", "pipe:touch ran|cat", "| touch ran"])
+def test_a_command_is_a_folder_that_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+):
+    """WebDataset would run what follows ``pipe:``; it gets open files from us, never a name."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match="no such folder"):
+        open_source(place)
+    (tmp_path / "v.mp4").write_bytes(clip_bytes(0))
+    pack([video(0).model_copy(update={"path": "v.mp4"})], place, root=tmp_path)
+    assert (tmp_path / place / "index.json").is_file()
+    assert not (tmp_path / "ran").exists()
+
+
 @pytest.fixture
 def packed(tmp_path: Path) -> Path:
     pack_clips(tmp_path / "set", [1, 2, 1])
