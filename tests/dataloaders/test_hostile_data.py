@@ -203,6 +203,26 @@ def test_rows_of_mds_name_files_in_their_folder(tmp_path: Path, part: str):
             read(place.parent)
 
 
+class _Command:
+    def __init__(self, mark: Path) -> None:
+        self._mark = mark
+
+    def __reduce__(self):
+        return Path.touch, (self._mark,)
+
+
+@needs_mds
+def test_a_column_of_pickles_is_refused(tmp_path: Path):
+    from streaming import MDSWriter
+
+    columns = {"key": "str", "video": "bytes", "extra": "pkl"}
+    with MDSWriter(columns=columns, out=str(tmp_path / "set")) as writer:
+        writer.write({"key": "v", "video": clip_bytes(0), "extra": _Command(tmp_path / "ran")})
+    with pytest.raises(DataError, match=r"shard\.00000\.mds: .*unsafe"):
+        index_folder(tmp_path / "set")
+    assert not (tmp_path / "ran").exists()
+
+
 def test_features_lie_in_their_folder(tmp_path: Path):
     (tmp_path / "features").mkdir()
     (tmp_path / "secret.npy").touch()
