@@ -16,6 +16,7 @@ from dataloaders.in_order import map_in_order
 from dataloaders.manifest import Video
 from dataloaders.time_limit import TimeLimit, TooManyStuckError
 from dataloaders.transcode import TranscodeSettings, transcode
+from dataloaders.trust import redacted
 
 # Longer than in training: here every frame is decoded, and perhaps encoded.
 INGEST_TIMEOUT_S = 600.0
@@ -89,7 +90,7 @@ def _prepare(ingest: Ingest, limit: TimeLimit, row: Video) -> Clip | BadVideo:
         reason = str(error)
     except Exception as error:  # a clip can break a decoder in any way; none may stop the rest
         reason = f"{type(error).__name__}: {error}"
-    return BadVideo(row.id, row.path, " ".join(reason.split()), len(row.questions))
+    return BadVideo(row.id, redacted(row.path), " ".join(reason.split()), len(row.questions))
 
 
 def _taken_in(row: Video, path: Path, data: bytes, ingest: Ingest) -> Clip:

@@ -36,7 +36,7 @@ def url_fault(url: str) -> str | None:
     Neither repeats a part of the URL that could be a secret.
     """
     protocol, _, rest = url.partition("://")
-    if _USER.search(url):
+    if names_user(url):
         return (
             "holds a user name or a password, which would be written into logs and run folders; "
             "take it out and set it in the environment, as docs/data.md says"
@@ -51,6 +51,11 @@ def url_fault(url: str) -> str | None:
     if protocol.lower() == "file" and rest.partition("/")[0] not in ("", "localhost"):
         return "names another machine, from which no file can be read; write file:///path"
     return None
+
+
+def names_user(url: str) -> bool:
+    """Whether a URL holds ``user@`` or ``user:password@`` before its host."""
+    return bool(_USER.search(url))
 
 
 def name_fault(name: object) -> str | None:

@@ -26,6 +26,8 @@ _CREDENTIALS = {
     "gs": "set GOOGLE_APPLICATION_CREDENTIALS or run `gcloud auth application-default login` (a "
     "public bucket: FSSPEC_GS_TOKEN=anon)",
     "hf": "set HF_TOKEN or run `hf auth login`, and accept the data set's terms",
+    "http": "write `machine HOST login USER password PASSWORD` into ~/.netrc, or a file that NETRC "
+    "names",
 }
 # How a file is read to its end where ``get_file`` will not do. gcsfs's has six tries of its own,
 # and removes its target after them, with the lock that the cache holds on it; hf's asks for 5 MB
@@ -58,7 +60,9 @@ def file_system(url: str, options: StorageOptions) -> Any:
         raise StorageError(f"{url}: {fault}")
     try:
         make = _file_system_class(protocol)
-        settings = _settings(protocol, options)
+        settings = _settings(url, options)
+    except StorageError:
+        raise
     except (ImportError, ValueError) as error:
         extra = _EXTRAS.get(protocol)
         remedy = (
@@ -92,8 +96,8 @@ def _file_system_class(protocol: str) -> Any:
     return fsspec.get_filesystem_class(protocol)
 
 
-def _settings(protocol: str, options: StorageOptions) -> dict[str, Any]:
-    timeout = options.timeout_s
+def _settings(url: str, options: StorageOptions) -> dict[str, Any]:
+    protocol, timeout = protocol_of(url), options.timeout_s
     if protocol in ("s3", "s3a"):
         return {
             "use_listings_cache": False,
@@ -112,9 +116,10 @@ def _settings(protocol: str, options: StorageOptions) -> dict[str, Any]:
         limits = aiohttp.ClientTimeout(total=None, sock_connect=timeout, sock_read=timeout)
         if protocol in ("gs", "gcs"):
             return {"requests_timeout": limits, "use_listings_cache": False}
-        from dataloaders.storage.web import open_session
+        from dataloaders.storage.web import login, open_session
 
-        return {"client_kwargs": {"timeout": limits}, "get_client": open_session}
+        client = {"timeout": limits, "headers": login(url)}
+        return {"client_kwargs": client, "get_client": open_session}
     return {}
 
 

@@ -9,12 +9,18 @@ store stands at one.
 
 from __future__ import annotations
 
+import base64
 import errno
 import ipaddress
+import netrc
+import os
 import socket
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
+
+from dataloaders.errors import StorageError
 
 # 169.254.169.254 is every cloud's; these are what some have besides.
 _METADATA = {
@@ -28,6 +34,29 @@ _METADATA = {
 async def open_session(**settings: Any) -> aiohttp.ClientSession:
     """What fsspec's HTTP file system asks for; ``settings`` are aiohttp's."""
     return aiohttp.ClientSession(connector=aiohttp.TCPConnector(socket_factory=_socket), **settings)
+
+
+def login(url: str) -> dict[str, str]:
+    """The header that tells a URL's server who asks, from ``~/.netrc`` or the file ``NETRC`` names.
+
+    Raises:
+        StorageError: that file is no such list, or others may read it.
+    """
+    try:
+        known = netrc.netrc(os.environ.get("NETRC"))
+    except OSError:
+        return {}
+    except netrc.NetrcParseError as error:
+        # Not what it says there, which may be a password.
+        raise StorageError(
+            f"{error.filename}: cannot be read as netrc (line {error.lineno}, or its permissions); "
+            "write `machine HOST login USER password PASSWORD`, and chmod 600"
+        ) from None
+    user, _, password = known.hosts.get(urlsplit(url).hostname or "", (None, None, None))
+    if user is None:
+        return {}
+    pair = base64.b64encode(f"{user}:{password or ''}".encode()).decode()
+    return {"Authorization": f"Basic {pair}"}
 
 
 def is_refused(host: str) -> bool:

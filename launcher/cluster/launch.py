@@ -30,12 +30,15 @@ logger = logging.getLogger(__name__)
 # Workers exchange tensors by gloo or NCCL; Ray's object store only carries the run file.
 _OBJECT_STORE_BYTES = 100 * 2**20
 
-# For a cluster of our own on this machine: processes that it would start and never need, each some
-# seconds of a core.
+# For a cluster of our own on this machine. First processes that it would start and never need, each
+# some seconds of a core.
 _OWN_CLUSTER_ENV = {
     "RAY_prestart_worker_first_driver": "0",
     "RAY_enable_worker_prestart": "0",  # workers need an environment of their own
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # nobody takes our own machine away
+    # Ray's switch for laptops, in spite of its name for Linux, too: without a cluster of machines
+    # every port is the loopback's, and who is elsewhere cannot even knock.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
 }
 
 
@@ -206,8 +209,8 @@ def worker_environment(config: RunConfig) -> dict[str, str]:
 def ray_cluster(config: RunConfig) -> Iterator[None]:
     """Ray for the time of a run: joined if there is a cluster to join, else one of our own.
 
-    A cluster of our own lives on this machine, without a dashboard, and ends with this process
-    even if that is killed: Ray ties its processes to ours.
+    A cluster of our own lives on this machine, without a dashboard, on loopback ports and behind a
+    token, and ends with this process even if that is killed: Ray ties its processes to ours.
     """
     address = config.scale.address or os.environ.get("RAY_ADDRESS")
     on_sigterm = signal.getsignal(signal.SIGTERM)

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
+from dataloaders.trust import names_user
 from launcher.config.data import Section
 
 
@@ -27,7 +28,7 @@ class MLflowSection(Section):
     def _no_password(cls, uri: str | None) -> str | None:
         try:
             parts = urlsplit(uri or "")
-            named = parts.username is not None or parts.password is not None
+            named = names_user(uri or "")
         except ValueError as error:
             raise ValueError(f"is no URL ({error}); give http://…, file:/path or null") from None
         if named or (parts.scheme.startswith("http") and parts.query):

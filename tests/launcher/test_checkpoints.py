@@ -78,6 +78,11 @@ def edit_record(path: Path, **changes: object) -> None:
     path.write_text(json.dumps({**record, **changes}))
 
 
+def list_also(path: Path, name: str) -> None:
+    files = json.loads(path.read_text())["files"]
+    edit_record(path, files={**files, name: {"bytes": 0, "sha256": ""}})
+
+
 def flip(file: Path) -> None:
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
@@ -91,6 +96,8 @@ def flip(file: Path) -> None:
         (lambda p: (p / COMMIT).write_text((p / COMMIT).read_text()[:20]), "COMMIT: cannot be"),
         (lambda p: edit_record(p / COMMIT, version=1), "is in format 1, this release reads 2"),
         (lambda p: (p / "zero" / "shard-1.pt").unlink(), "zero/shard-1.pt: is missing"),
+        (lambda p: list_also(p / COMMIT, "../../../other.pt"), "must be a name below"),
+        (lambda p: list_also(p / COMMIT, "/dev/zero"), "must be a name below"),
         (lambda p: (p / "zero" / "shard-1.pt").write_bytes(b"1"), "has 1 bytes, 102 were written"),
         (lambda p: (p / "rank-00001.json").unlink(), "rank-00001.json: is missing"),
         (lambda p: (p / "meta.json").unlink(), "meta.json: is missing"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,8 +18,9 @@ from launcher.config import RunConfig, dump
 from launcher.errors import PreflightError
 from launcher.training.data import storage_options
 from tests.conftest import ROOT
-from tests.dataloaders.s3_server import S3
+from tests.dataloaders.s3_server import S3, SECRET
 from tests.launcher.conftest import MODEL
+from tests.launcher.test_secrets import holding
 
 MakeConfig = Callable[..., RunConfig]
 
@@ -100,8 +102,19 @@ def test_two_workers_train_from_s3_and_fetch_each_shard_once(
     path.write_text(dump(config), encoding="utf-8")
     command = [sys.executable, "-m", "launcher.cli", "train", str(path)]
     command += ["--set", "engine.precision=fp32", "--set", "optim.steps=3"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=250)
+    secrets = {"HF_TOKEN": f"hf-{SECRET}", "WANDB_API_KEY": f"wb-{SECRET}"}
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, **secrets},
+        capture_output=True,
+        text=True,
+        timeout=250,
+    )
     assert done.returncode == 0, done.stderr
+    assert main(["report", str(config.folder)]) == 0
+    assert holding(SECRET, config.folder) == []
+    assert SECRET not in done.stdout + done.stderr
     assert (config.folder / "final").is_dir()
     fetched = [place for method, place in s3.proxy.requests if place.endswith(".tar")
                and method == "GET"]  # fmt: skip

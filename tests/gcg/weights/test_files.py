@@ -98,6 +98,14 @@ def test_a_pickle_with_code_in_it_is_not_executed(
     assert not (tmp_path / "executed").exists()
 
 
+@pytest.mark.parametrize("name", ["../other.safetensors", "/etc/passwd", "a/b.bin"])
+def test_an_index_names_files_beside_it(tmp_path: Path, name: str) -> None:
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": name}}))
+    with pytest.raises(ModelError, match="is no name of a file beside it"):
+        read_checkpoint(tmp_path)
+
+
 def _header(tree: object, data: int = 0) -> bytes:
     text = json.dumps(tree).encode()
     return struct.pack("<Q", len(text)) + text + b"\0" * data
