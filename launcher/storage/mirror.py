@@ -8,6 +8,7 @@ the attempt before may have run on another machine.
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import threading
@@ -32,6 +33,8 @@ _FILES = (
 _FOLDERS = ("logs", "quarantine", "tensorboard", "mlflow", "wandb")
 # Cut back when a run resumes: what lies at the run's place is never older than its checkpoint.
 _THERE_WINS = ("metrics.jsonl", "questions.jsonl")
+# The driver writes there itself; a worker that was killed left lines here that never got there.
+_BOTH_COUNT = ("events.jsonl",)
 
 
 class Mirror:
@@ -62,7 +65,9 @@ class Mirror:
         self.local.mkdir(parents=True, exist_ok=True)
         for name, size in self._there().items():
             file = self.local / name
-            if name in _THERE_WINS or not file.exists() or file.stat().st_size < size:
+            if name in _BOTH_COUNT and file.exists():
+                _merge(file, self._place / name)
+            elif name in _THERE_WINS or not file.exists() or file.stat().st_size < size:
                 download(self._place / name, file)
                 self._pushed[name] = _state(file)
         self._thread.start()
@@ -134,3 +139,16 @@ def _state(file: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return stat.st_size, stat.st_mtime_ns
+
+
+def _merge(file: Path, other: Path) -> None:
+    """All lines of both, each once, in the order of their times."""
+    found: dict[str, float] = {}
+    lines = file.read_text(encoding="utf-8") + "\n" + other.read_text(encoding="utf-8")
+    for line in lines.splitlines():
+        try:
+            found.setdefault(line, float(json.loads(line)["time"]))
+        except (ValueError, KeyError, TypeError):
+            continue  # half a line
+    merged = sorted(found, key=lambda line: found[line])
+    file.write_text("".join(f"{line}\n" for line in merged), encoding="utf-8")

@@ -136,6 +136,24 @@ def test_attempts_are_told_apart_and_commits_fenced(store: S3, tmp_path: Path):
     assert entries(folder)[0].why == "was damaged: zero/shard: is missing"
 
 
+def test_events_of_both_sides_are_kept(store: S3):
+    """The worker's that it could not copy before it was killed, and the driver's since."""
+    folder = RunFolder(run_place(f"s3://{BUCKET}/both/run"))
+    EventFile(folder.events).add("launch")
+    first = folder.of_worker(0)
+    EventFile(first.events).add("start", attempt=1, world_size=2)
+    first.push()
+    EventFile(first.events).add("ready", attempt=1, step=4)
+    assert first.mirror is not None
+    first.mirror._ended.set()  # killed: what is here never gets there
+    EventFile(folder.events).add("launch")
+    second = folder.of_worker(0)
+    EventFile(second.events).add("start", attempt=2, world_size=2)
+    second.close()
+    kinds = ["launch", "start", "ready", "launch", "start"]
+    assert [event["kind"] for event in read_events(folder.events)] == kinds
+
+
 def test_a_store_that_is_silent_is_not_an_empty_one(store: S3, monkeypatch: pytest.MonkeyPatch):
     """Its checkpoints must not be thought to be gone."""
     monkeypatch.setattr("launcher.storage.places._TRIES", 1)
