@@ -12,6 +12,7 @@ from launcher.k8s.agreement import disagreements
 from launcher.k8s.objects import kustomize_command, read_objects, run_objects, write_yaml
 from launcher.k8s.parts import copy_parts
 from launcher.k8s.quantities import GIB, gibibytes, shown
+from launcher.k8s.rules_memory import GPU_MEMORY, gpu_line
 from launcher.k8s.sizing import (
     OBJECT_STORE,
     Need,
@@ -67,6 +68,7 @@ def render(wish: Wish, parts: Path, out: Path, gpu_memory: float | None = None) 
     shm = -int(-shm // GIB) * GIB
     needs = pod_needs(worker, wish.per_node, shm, head=False)
     _check_node(wish, needs)
+    _check_gpu(worker, gpu_memory)
     new = out.with_name(f".{out.name}.new")
     shutil.rmtree(new, ignore_errors=True)
     try:
@@ -118,6 +120,12 @@ def _check_node(wish: Wish, needs: list[Need]) -> None:
         )
     if found:
         raise UserError(found)
+
+
+def _check_gpu(worker: Worker, gpu_memory: float | None) -> None:
+    line = gpu_line(worker, gpu_memory or GPU_MEMORY)
+    if line is not None:
+        raise UserError(line)
 
 
 def _cpus(wish: Wish) -> int:
