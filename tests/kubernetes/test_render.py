@@ -60,10 +60,11 @@ def words(config: Path, out: Path, *more: str, nodes: int = 2) -> list[str]:
         (GPU_RUN, ()),
         (GPU_RUN, ("--component=rdma", "--component=kueue", "--component=monitoring")),
         (GPU_RUN, (*ELASTIC, "--component=spot", "--name=second", "--namespace=team")),
+        (GPU_RUN, ("--set=safety.grace_s=500",)),
         (GPU_RUN, ("--claim=datasets", "--gpu-product=NVIDIA-H200", "--gpu-memory=141")),
         (CPU_RUN, ()),
     ],
-    ids=["gpu", "components", "spot", "own claim", "cpu"],
+    ids=["gpu", "components", "spot", "long grace", "own claim", "cpu"],
 )
 def test_what_is_rendered_passes_every_check(
     config: Path, more: tuple[str, ...], gcg: Command, tmp_path: Path, crds: crd.Crds
@@ -165,7 +166,12 @@ def test_two_runs_in_a_namespace_know_each_other_apart(gcg: Command, tmp_path: P
             2,
             "scale.num_workers = 16: must divide data.streams",
         ),
-        (GPU_RUN, ("--set=safety.grace_s=500",), 2, "safety.grace_s = 500: the head's Pod has"),
+        (
+            GPU_RUN,
+            (*ELASTIC, "--component=spot", "--set=safety.grace_s=300"),
+            2,
+            "safety.grace_s = 300: trainer Pods are drained for 240 s",
+        ),
         (GPU_RUN, ("--base=/nowhere",), 2, "--base /nowhere: no base/kustomization.yaml there"),
     ],
 )
