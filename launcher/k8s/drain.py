@@ -61,7 +61,7 @@ def drain(seconds: int, address: str | None = None, ip: str | None = None) -> st
 
 
 def _answers(address: str) -> bool:
-    # Asked before anything else: without a head Ray's client waits for a minute, and then ends the process.
+    # Before anything else: without a head Ray's client waits for a minute and ends the process.
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host, int(port)), timeout=_ANSWER_S).close()
