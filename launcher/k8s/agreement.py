@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from launcher.k8s.objects import RunObjects
 from launcher.k8s.rules_life import budget_problems, life_problems
 from launcher.k8s.rules_memory import gpu_problems, memory_problems, shared_memory_problems
-from launcher.k8s.rules_places import place_problems
+from launcher.k8s.rules_places import place_problems, scratch_problems
 from launcher.k8s.sizing import plan_worker
 
 _DIGEST = re.compile(r"[^@\s]+@sha256:[0-9a-f]{64}")
@@ -36,6 +36,7 @@ def disagreements(run: RunObjects, gpu_memory: float | None = None) -> list[str]
         *budget_problems(run),
     ]
     worker = plan_worker(run.config)
+    found += scratch_problems(run, worker)
     for group in run.groups:
         found += shared_memory_problems(group, worker)
         found += memory_problems(group, worker)

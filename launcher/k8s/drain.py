@@ -50,6 +50,8 @@ def drain(seconds: int, address: str | None = None, ip: str | None = None) -> st
             raise UserError(f"--ip {ip}: Ray at {address} has no such node that is alive")
         _ask(client, node, seconds)
         while time.monotonic() < deadline:
+            if not _answers(address):
+                return f"{ip}: Ray at {address} does not answer any more"
             if _node(client, ip) != node:
                 return f"{ip}: the node has left the cluster"
             time.sleep(_POLL_S)
@@ -59,7 +61,7 @@ def drain(seconds: int, address: str | None = None, ip: str | None = None) -> st
 
 
 def _answers(address: str) -> bool:
-    # Asked first: without a head Ray's client waits for a minute, and then ends the process.
+    # Before anything else: without a head Ray's client waits for a minute and ends the process.
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host, int(port)), timeout=_ANSWER_S).close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from launcher.k8s.agreement import disagreements
 from launcher.k8s.objects import kustomize_command, read_objects, run_objects, write_yaml
 from launcher.k8s.parts import copy_parts
 from launcher.k8s.quantities import GIB, gibibytes, shown
+from launcher.k8s.rules_life import STOP_WAIT
+from launcher.k8s.rules_memory import GPU_MEMORY, gpu_line
 from launcher.k8s.sizing import (
     OBJECT_STORE,
     Need,
@@ -34,6 +37,10 @@ _HEAD_POD = "/spec/rayClusterSpec/headGroupSpec/template/spec"
 # Where a run's Pods are told from those of others by the label `instance`: kind, group, path.
 _PODS = "spec/rayClusterSpec/workerGroupSpecs/template/spec"
 _NEAR = "affinity/podAffinity/preferredDuringSchedulingIgnoredDuringExecution/podAffinityTerm"
+# Seconds that a stopped job, and the head's Pod, have beyond safety.grace_s.
+_STOP_EXTRA, _POD_EXTRA = 30, 60
+# Where the base has the environment's RAY_JOB_STOP_WAIT_TIME_S.
+_STOP_ENV = f"{_HEAD_POD}/containers/0/env/5"
 _INSTANCE_FIELDS = [
     ("RayJob", "ray.io", "spec/rayClusterSpec/headGroupSpec/template/metadata/labels"),
     ("RayJob", "ray.io", "spec/rayClusterSpec/workerGroupSpecs/template/metadata/labels"),
@@ -67,6 +74,7 @@ def render(wish: Wish, parts: Path, out: Path, gpu_memory: float | None = None) 
     shm = -int(-shm // GIB) * GIB
     needs = pod_needs(worker, wish.per_node, shm, head=False)
     _check_node(wish, needs)
+    _check_gpu(worker, gpu_memory)
     new = out.with_name(f".{out.name}.new")
     shutil.rmtree(new, ignore_errors=True)
     try:
@@ -120,6 +128,12 @@ def _check_node(wish: Wish, needs: list[Need]) -> None:
         raise UserError(found)
 
 
+def _check_gpu(worker: Worker, gpu_memory: float | None) -> None:
+    line = gpu_line(worker, gpu_memory or GPU_MEMORY)
+    if line is not None:
+        raise UserError(line)
+
+
 def _cpus(wish: Wish) -> int:
     return wish.per_node * wish.config.scale.cpus_per_worker + _DAEMON_CPUS
 
@@ -147,7 +161,11 @@ def _sizes(wish: Wish, worker: Worker, shm: int, memory: int) -> list[dict[str, 
     if wish.claim is not None:
         for pod in (_HEAD_POD, _POD):
             values[f"{pod}/volumes/1/persistentVolumeClaim/claimName"] = wish.claim
-    return [{"op": "add", "path": path, "value": value} for path, value in values.items()]
+    grace = math.ceil(wish.config.safety.grace_s)
+    values[f"{_STOP_ENV}/value"] = str(grace + _STOP_EXTRA)
+    values[f"{_HEAD_POD}/terminationGracePeriodSeconds"] = grace + _POD_EXTRA
+    guard = {"op": "test", "path": f"{_STOP_ENV}/name", "value": STOP_WAIT}
+    return [guard, *({"op": "add", "path": at, "value": value} for at, value in values.items())]
 
 
 def _write(wish: Wish, parts: Path, out: Path, sizes: list[dict[str, Any]]) -> None:

@@ -6,6 +6,9 @@ from collections.abc import Iterator
 
 from launcher.k8s.objects import RunObjects
 
+# Of Ray's job server: from asking a job to stop until it is killed, seconds.
+STOP_WAIT = "RAY_JOB_STOP_WAIT_TIME_S"
+
 
 def life_problems(run: RunObjects) -> Iterator[str]:
     """That a run is retried, and that there is time to leave with a checkpoint."""
@@ -27,6 +30,13 @@ def life_problems(run: RunObjects) -> Iterator[str]:
             yield (
                 f"safety.grace_s = {config.safety.grace_s:g}: the head's Pod has "
                 f"terminationGracePeriodSeconds {grace}; lower it, or raise that above it"
+            )
+        env = {v["name"]: v.get("value") for v in group.ray.get("env", [])}
+        stop = float(env.get(STOP_WAIT) or 3)  # Ray's own default
+        if group.is_head and config.safety.grace_s >= stop:
+            yield (
+                f"safety.grace_s = {config.safety.grace_s:g}: a job that is stopped is killed "
+                f"after {stop:g} s; lower it, or raise {STOP_WAIT} of the head above it"
             )
         if drain and config.safety.grace_s > drain:
             yield (

@@ -47,12 +47,18 @@ def gpu_problems(group: Group, worker: Worker, gpu_memory: float | None) -> Iter
         return
     product = group.pod.get("nodeSelector", {}).get("nvidia.com/gpu.product", "")
     named = re.search(r"(\d+)GB", product)
-    limit = gpu_memory or (float(named[1]) if named else GPU_MEMORY)
-    if worker.memory.peak > limit * 1e9:
-        engine = worker.config.engine
-        yield (
-            f"engine.micro_batch = {engine.micro_batch}: a worker of {worker.config.world_size} "
-            f"needs {worker.memory.peak / 1e9:.1f} GB of its GPU's {limit:g} GB at its peak "
-            f"({worker.memory.peak_phase}); `gcg plan --gpus {worker.config.world_size}` lists "
-            "what fits"
-        )
+    line = gpu_line(worker, gpu_memory or (float(named[1]) if named else GPU_MEMORY))
+    if line is not None:
+        yield line
+
+
+def gpu_line(worker: Worker, limit: float) -> str | None:
+    """That a planned worker is too large for a GPU of so many 10^9 bytes."""
+    if worker.device != "cuda" or worker.memory.peak <= limit * 1e9:
+        return None
+    world = worker.config.world_size
+    return (
+        f"engine.micro_batch = {worker.config.engine.micro_batch}: a worker of {world} needs "
+        f"{worker.memory.peak / 1e9:.1f} GB of its GPU's {limit:g} GB at its peak "
+        f"({worker.memory.peak_phase}); `gcg plan --gpus {world}` lists what fits"
+    )

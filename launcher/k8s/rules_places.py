@@ -8,6 +8,7 @@ from pathlib import Path
 from dataloaders.location import is_url
 from launcher.k8s.objects import Manifest, RunObjects, mounts
 from launcher.k8s.quantities import quantity
+from launcher.k8s.sizing import Worker
 
 
 def place_problems(run: RunObjects) -> Iterator[str]:
@@ -41,6 +42,24 @@ def _cache(run: RunObjects) -> Iterator[str]:
             yield (
                 f"data.cache_gb = {data.cache_gb:g}: {place} of the {group.name} Pods has room for "
                 f"{limit / 1e9:.0f} GB; lower it, or set data.cache_dir to a larger volume"
+            )
+
+
+def scratch_problems(run: RunObjects, worker: Worker) -> Iterator[str]:
+    """Going on at another number of workers converts a checkpoint: its fragments and what is merged
+    from them lie in TMPDIR of the node of rank 0, and what is fetched of a bucket."""
+    copies = 3 if is_url(str(run.config.run.storage)) else 2
+    need = copies * 12 * worker.census.trained
+    for group in run.workers:
+        env = {v["name"]: v.get("value") for v in group.ray.get("env", [])}
+        place = Path(env.get("TMPDIR") or "/tmp")
+        volume = _volume_at(group.pod, place).get("emptyDir", {})
+        limit = quantity(volume.get("sizeLimit", "0"))
+        if volume and limit < need:
+            yield (
+                f"{group.name}: {place} of {limit / 1e9:.0f} GB is less than {copies} x the "
+                f"checkpoint, {need / 1e9:.0f} GB, that converting one for other workers takes; "
+                "use a larger volume, or TMPDIR on one"
             )
 
 

@@ -19,7 +19,7 @@ from launcher.planning.memory import (
     Device,
     Memory,
     decoding,
-    run_engine,
+    snapshot,
     worker_memory,
 )
 from launcher.planning.shapes import CLIP_SIZE, MicroBatch, ModelShape, micro_batch
@@ -115,14 +115,6 @@ def _frames(worker: Worker) -> list[Need]:
     else:
         lines = decoding(config, worker.model, worker.batch, config.accumulation)
     return [Need(line.part, line.bytes) for line in lines]
-
-
-def snapshot(config: RunConfig, census: Census) -> int:
-    """Bytes that rank 0 copies of a checkpoint: its share of float32 weights and both moments, and
-    below ZeRO-3 the trained weights as the engine has them."""
-    engine = run_engine(config, "cpu")
-    whole = 0 if engine.zero == 3 else census.trained * engine.element
-    return census.trained * 12 // engine.world + whole
 
 
 def shm_needs(device: Device, ranks: int, object_store: float | None = None) -> list[Need]:

@@ -15,6 +15,8 @@ from launcher.k8s.parts import GPU, MODELS, STORAGES, components
 _DIGEST = re.compile(r"[^@\s]+@sha256:[0-9a-f]{64}")
 # A RayJob's name may have 47 characters, and ours ends in -gcg-train.
 _MAX_NAME = 37
+# Where the base mounts the storage.
+_MOUNT = "/mnt/gcg"
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,12 @@ def check_wish(wish: Wish, parts: Path) -> None:
     Raises:
         UserError: with a line for everything that cannot be had.
     """
-    found = [*_numbers(wish), *_names(wish), *_components(wish, components(parts))]
+    found = [
+        *_numbers(wish),
+        *_names(wish),
+        *_places(wish.config),
+        *_components(wish, components(parts)),
+    ]
     if found:
         raise UserError(found)
 
@@ -113,6 +120,20 @@ def _names(wish: Wish) -> Iterator[str]:
             yield f"{flag} {name}: has {len(name)} characters, at most {_MAX_NAME}; shorten it"
 
 
+def _places(config: RunConfig) -> Iterator[str]:
+    data = config.data
+    places = [("run.storage", str(config.run.storage))]
+    places += [(f"data.{name}", getattr(data, name)) for name in ("train", "val", "test")]
+    places += [(f"data.mixture[{i}]", each.place) for i, each in enumerate(data.mixture)]
+    for where, place in places:
+        if place is None or is_url(place) or Path(place).is_relative_to(_MOUNT):
+            continue
+        yield (
+            f"{where} = {place}: lies outside of {_MOUNT}, where Pods have the storage that "
+            "outlives them; use a path below it, or a URL"
+        )
+
+
 def _components(wish: Wish, known: list[str]) -> Iterator[str]:
     config = wish.config
     for name in wish.asked:
@@ -124,7 +145,7 @@ def _components(wish: Wish, known: list[str]) -> Iterator[str]:
             yield (
                 f"--component {name}: run.storage = {config.run.storage} is kept by "
                 f"{wish.components[0]}; use a "
-                f"{'folder below /mnt/gcg' if name == 'storage-pvc' else 'URL'} there"
+                f"{'folder below {_MOUNT}' if name == 'storage-pvc' else 'URL'} there"
             )
         elif name in (GPU, "rdma") and not config.scale.use_gpu:
             yield f"--component {name}: needs scale.use_gpu=true; set it, or leave this out"

@@ -108,6 +108,14 @@ def run_engine(config: RunConfig, device: Device) -> Engine:
     )
 
 
+def snapshot(config: RunConfig, census: Census) -> int:
+    """Bytes of the host that rank 0 copies of a checkpoint in the background: its share of float32
+    weights and both moments, and below ZeRO-3 the trained weights as the engine has them."""
+    engine = run_engine(config, "cpu")
+    whole = 0 if engine.zero == 3 else census.trained * engine.element
+    return census.trained * 12 // engine.world + whole
+
+
 def _activations(kept: list[Kept]) -> list[Line]:
     """Parts run one after another, so only the largest working set counts; in the backward pass
     the activations are there until a part's own is done."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from launcher.planning import Plan
 from launcher.planning.frames import FeatureReading
-from launcher.planning.memory import HOST_PROCESS, Memory
+from launcher.planning.memory import HOST_PROCESS, Memory, snapshot
 from launcher.planning.search import Candidate
 from launcher.planning.states import PHASES, Phase
 from launcher.planning.world import EpochData
@@ -116,17 +116,9 @@ def _memory(plan: Plan) -> Iterator[str]:
         yield f"  the process before it has a model: {_gb(HOST_PROCESS)}, measured"
     if plan.config.checkpoint.in_background:
         yield (
-            f"  not in it: {_gb(_snapshot(plan))} of host memory for the checkpoint being written "
-            "(checkpoint.in_background)"
+            f"  not in it: {_gb(snapshot(plan.config, plan.census))} of host memory for the "
+            "checkpoint being written (checkpoint.in_background)"
         )
-
-
-def _snapshot(plan: Plan) -> int:
-    """Bytes that rank 0 copies: its share of fp32 weights and both moments, and below ZeRO-3 the
-    trained weights as the engine has them."""
-    engine = plan.config.engine
-    element = 0 if engine.zero == 3 else 4 if engine.precision == "fp32" else 2
-    return plan.census.trained * 12 // plan.world.gpus + plan.census.trained * element
 
 
 def _table(memory: Memory, phase: Phase) -> Iterator[str]:

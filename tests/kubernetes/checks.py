@@ -12,6 +12,7 @@ from functools import cache
 from typing import Any
 
 import kubernetes_validate
+import kubernetes_validate.utils
 
 from launcher.errors import UserError
 from launcher.k8s.agreement import disagreements
@@ -22,6 +23,8 @@ from .manifests import Manifest, every, one
 
 # The oldest Kubernetes still supported when this was written, and a recent one.
 KUBERNETES_VERSIONS = ("1.32", "1.35")
+# For every object it reads a megabyte of definitions, which are the same; and checks nothing else.
+kubernetes_validate.utils.schema_contents = cache(kubernetes_validate.utils.schema_contents)
 CUSTOM = ("ray.io", "kueue.x-k8s.io", "monitoring.coreos.com")
 
 

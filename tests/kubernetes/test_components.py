@@ -32,10 +32,7 @@ def test_every_component_is_combined():
 def test_components(names: list[str], combined: Combined, crds: crd.Crds):
     docs = combined(names)
     assert checks.problems(docs, crds) == []
-    found = checks.agreement_problems(docs)
-    if "storage-s3" in names and any(line.startswith("run.storage = 's3://") for line in found):
-        pytest.skip("run.storage at a URL is not supported by this version")
-    assert found == []
+    assert checks.agreement_problems(docs) == []
 
 
 @pytest.mark.parametrize("names", CASES, ids="+".join)

@@ -59,10 +59,7 @@ def test_with_crds(read: Read, folder: str, crds: crd.Crds):
 
 
 def test_pods_agree_with_the_run_file(read: Read, folder: str):
-    found = checks.agreement_problems(read(folder))
-    if any(line.startswith("run.storage = 's3://") for line in found):
-        pytest.skip("run.storage at a URL is not supported by this version")
-    assert found == []
+    assert checks.agreement_problems(read(folder)) == []
 
 
 def test_queues(read: Read, crds: crd.Crds):

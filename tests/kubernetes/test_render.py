@@ -60,10 +60,11 @@ def words(config: Path, out: Path, *more: str, nodes: int = 2) -> list[str]:
         (GPU_RUN, ()),
         (GPU_RUN, ("--component=rdma", "--component=kueue", "--component=monitoring")),
         (GPU_RUN, (*ELASTIC, "--component=spot", "--name=second", "--namespace=team")),
+        (GPU_RUN, ("--set=safety.grace_s=500",)),
         (GPU_RUN, ("--claim=datasets", "--gpu-product=NVIDIA-H200", "--gpu-memory=141")),
         (CPU_RUN, ()),
     ],
-    ids=["gpu", "components", "spot", "own claim", "cpu"],
+    ids=["gpu", "components", "spot", "long grace", "own claim", "cpu"],
 )
 def test_what_is_rendered_passes_every_check(
     config: Path, more: tuple[str, ...], gcg: Command, tmp_path: Path, crds: crd.Crds
@@ -153,14 +154,24 @@ def test_two_runs_in_a_namespace_know_each_other_apart(gcg: Command, tmp_path: P
         ),
         (GPU_RUN, ("--gpu-memory=40",), 2, "needs 53.6 GB of its GPU's 40 GB at its peak"),
         (GPU_RUN, ("--gpu-memory=0",), 2, "--gpu-memory 0: must be more than 0"),
-        (GPU_RUN, ("--set=run.storage=/tmp/runs",), 2, "run.storage = /tmp/runs: lies on no"),
+        (
+            GPU_RUN,
+            ("--set=run.storage=/tmp/runs",),
+            2,
+            "run.storage = /tmp/runs: lies outside of /mnt/gcg",
+        ),
         (
             GPU_RUN,
             ("--set=data.streams=24",),
             2,
             "scale.num_workers = 16: must divide data.streams",
         ),
-        (GPU_RUN, ("--set=safety.grace_s=500",), 2, "safety.grace_s = 500: the head's Pod has"),
+        (
+            GPU_RUN,
+            (*ELASTIC, "--component=spot", "--set=safety.grace_s=300"),
+            2,
+            "safety.grace_s = 300: trainer Pods are drained for 240 s",
+        ),
         (GPU_RUN, ("--base=/nowhere",), 2, "--base /nowhere: no base/kustomization.yaml there"),
     ],
 )
@@ -244,6 +255,22 @@ def test_check_of_what_is_not_there(gcg: Command, tmp_path: Path):
     code, _, errors = gcg("k8s", "check", tmp_path)
     assert code == 2
     assert "kustomize refuses it" in errors[0]
+
+
+def test_without_kustomize_it_says_so(
+    gcg: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    out = tmp_path / "out"
+    code, told, _ = gcg(*words(CPU_RUN, out))
+    assert code == 0
+    assert told[2].startswith("not checked: neither kubectl nor kustomize is installed here")
+    code, _, errors = gcg("k8s", "check", out)
+    assert code == 2
+    assert "install one, or render it elsewhere" in errors[0]
+    # What needs no rendering is refused all the same.
+    assert gcg(*words(CPU_RUN, out, "--set=run.storage=/tmp/runs"))[0] == 2
+    assert gcg(*words(GPU_RUN, out, "--gpu-memory=40"))[0] == 2
 
 
 def test_the_parts_of_a_checkout_are_found():
