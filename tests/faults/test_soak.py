@@ -20,6 +20,7 @@ from dataloaders.manifest import read_manifest
 from dataloaders.moments.corpus import make_corpus
 from dataloaders.shards import pack
 from gcg.config import GCGConfig
+from launcher.checks.preflight import claim
 from launcher.config import RunConfig, dump, parse_run_config
 from launcher.labelling.label import label_data
 from launcher.observe.runlog import read_metrics
@@ -111,7 +112,8 @@ def test_many_random_faults(clips: Path, tmp_path: Path):
     for outcome in soak.outcomes:
         check_outcome(outcome)
     whole = make(clips, tmp_path, "whole", steps, 2)
-    run_ranks(train_quietly, 2, whole, preloaded=True)
+    claim(whole)
+    run_ranks(train_quietly, 2, whole, preloaded=True, timeout_s=1200)
     check_the_same(config, whole, clips, tmp_path)
 
 
