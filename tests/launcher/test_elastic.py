@@ -122,7 +122,7 @@ def room_that_went(storage: Path) -> None:
 def test_room_that_went_is_looked_for_anew(tmp_path: Path):
     process = multiprocessing.get_context("spawn").Process(target=room_that_went, args=(tmp_path,))
     process.start()
-    process.join(PATIENCE_S)
+    process.join(2 * PATIENCE_S)
     assert process.exitcode == 0
 
 
