@@ -112,6 +112,8 @@ class BackgroundWriter:
         """The checkpoint that was committed since the last call, on rank 0."""
         if self._stall is None or self._committed is None or not self._committed.done():
             return None
+        if self._committed.exception() is not None:
+            return None  # whoever waits for it is told; a storage that refuses ends no step
         (step, stall), self._stall = self._stall, None
         return Saved(step, stall, self._committed.result())
 

@@ -8,11 +8,14 @@ divide the streams, and stops workers in the middle of a step when it grows.
 from __future__ import annotations
 
 import logging
+import queue
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
 from launcher.checkpoints.fence import current_attempt
+from launcher.cluster.departure import ClusterLostError
 from launcher.config import RunConfig
 from launcher.storage.places import refused
 from launcher.storage.run_folder import RunFolder, write_text
@@ -20,6 +23,8 @@ from launcher.storage.run_folder import RunFolder, write_text
 logger = logging.getLogger(__name__)
 
 _POLL_S = 0.5
+# Without a head a call to Ray waits for a minute, then ends the process.
+_HEAD_PATIENCE_S = 20.0
 
 
 def worker_resources(config: RunConfig) -> dict[str, float]:
@@ -36,14 +41,21 @@ def wait_for_room(config: RunConfig, is_over: Callable[[], bool]) -> int | None:
 
     Args:
         is_over: asked while waiting; when true, None is returned.
+
+    Raises:
+        ClusterLostError: Ray's head does not answer.
     """
     if not config.scale.is_elastic:
         return config.world_size
     seats, steady = _Seats(config, config.world_size), _Steady()
-    warned = False
+    warned = lost = False
     try:
         while not is_over():
-            found = seats.count()
+            try:
+                found = _answer(seats.count)
+            except ClusterLostError:
+                lost = True
+                raise
             world = _largest(config, found)
             settled = steady.seconds(found) >= config.scale.settle_s
             if world is not None and (settled or world == config.world_size):
@@ -56,7 +68,8 @@ def wait_for_room(config: RunConfig, is_over: Callable[[], bool]) -> int | None:
             time.sleep(_POLL_S)
         return None
     finally:
-        seats.close()
+        if not lost:
+            seats.close()
 
 
 class Growth:
@@ -75,14 +88,22 @@ class Growth:
         self._steady = _Steady()
         self._wished: int | None = None
         self._looked_at = time.monotonic()
+        self._looking: threading.Thread | None = None
         folder.grow.unlink(missing_ok=True)  # of a command that was killed
 
     def look(self) -> None:
-        """Compare the room with the workers, now and then; called often."""
+        """Compare the room with the workers, now and then; called often, and never waits: whoever
+        calls it must see that the head has gone, and without one a call to Ray hangs."""
         now = time.monotonic()
         if self._world == self._config.world_size or now - self._looked_at < _POLL_S:
             return
+        if self._looking is not None and self._looking.is_alive():
+            return
         self._looked_at = now
+        self._looking = threading.Thread(target=self._compare, name="growth", daemon=True)
+        self._looking.start()
+
+    def _compare(self) -> None:
         if self._seats is None:
             # Only when the workers are there: seats taken before would be theirs.
             if current_attempt(self._folder) > self._before:
@@ -97,6 +118,8 @@ class Growth:
             self._wish(larger)
 
     def close(self) -> None:
+        if self._looking is not None:
+            self._looking.join()
         if self._seats is not None:
             self._seats.close()
         self._wish(None)
@@ -163,3 +186,23 @@ class _Steady:
 
 def _largest(config: RunConfig, room: int) -> int | None:
     return max((world for world in config.world_sizes if world <= room), default=None)
+
+
+def _answer(call: Callable[[], int]) -> int:
+    """What a call to Ray returns, if it does."""
+    answers: queue.SimpleQueue[int | Exception] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            answers.put(call())
+        except Exception as error:
+            answers.put(error)
+
+    threading.Thread(target=ask, name="room", daemon=True).start()
+    try:
+        answer = answers.get(timeout=_HEAD_PATIENCE_S)
+    except queue.Empty:
+        raise ClusterLostError("its head does not answer") from None
+    if isinstance(answer, Exception):
+        raise answer
+    return answer

@@ -41,6 +41,10 @@ _OWN_CLUSTER_ENV = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
 }
 
+# Where the number of workers may change, Ray is asked for room that has just been seen: if it is
+# not there, a node has gone meanwhile, and the command looks again instead of waiting for it.
+_ELASTIC_ENV = ("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "30")
+
 
 def run_on_cluster(config: RunConfig) -> None:
     """Train to the end, through the loss of up to ``scale.max_failures`` worker groups.
@@ -54,6 +58,8 @@ def run_on_cluster(config: RunConfig) -> None:
         ClusterLostError: Ray's head has gone.
         ray.train.TrainingFailedError: workers failed more often than allowed.
     """
+    if config.scale.is_elastic:
+        os.environ.setdefault(*_ELASTIC_ENV)
     quiet_environment()
     folder = RunFolder(config.folder)
     folder.stopped.unlink(missing_ok=True)

@@ -55,7 +55,8 @@ class LineFile:
     def close(self) -> None:
         """Try once more to write what waits."""
         try:
-            self._write_pending()
+            if self._pending:
+                self._write_pending()
         except OSError as error:
             logger.warning("%s: the last lines are lost: %s", self._path, error)
         if self._descriptor is not None:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from tests.conftest import ROOT
+
 
 @dataclass(frozen=True)
 class SmallDisk:
@@ -26,7 +28,8 @@ class SmallDisk:
     @property
     def enter(self) -> list[str]:
         """What goes before a command."""
-        return ["nsenter", f"--mount=/proc/{self.holder}/ns/mnt"]
+        # Entering a mount namespace leads to its root: the command is to begin where we are.
+        return ["nsenter", f"--mount=/proc/{self.holder}/ns/mnt", f"--wd={ROOT}"]
 
     @property
     def free(self) -> int:

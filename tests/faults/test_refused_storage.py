@@ -24,13 +24,13 @@ from tests.spawn import run_ranks
 
 from .small_disk import SmallDisk, can_mount, small_disk
 
-STEPS = 80  # more than are made until a test is through: the pace of a machine decides nothing
+STEPS = 60  # more than are made until a test is through: the pace of a machine decides nothing
 EVERY = 4
 LINES = 2**16  # bytes: room for lines, not for a checkpoint
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(900),
+    pytest.mark.timeout(1800),
     pytest.mark.skipif(not can_mount(), reason="may not mount file systems here"),
 ]
 
@@ -58,11 +58,19 @@ def rows(folder: RunFolder, kind: str) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def whole(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
-    """The weights of the run that no storage refused."""
+def whole(
+    packed: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[], dict[str, torch.Tensor]]:
+    """Gives the weights of the run that no storage refused; trained when first asked for."""
     config = make(packed, tmp_path_factory.mktemp("whole"))
-    run_ranks(train_quietly, 2, config, preloaded=True)
-    return load_trained_weights(RunFolder(config.folder).final)
+    folder = RunFolder(config.folder)
+
+    def weights() -> dict[str, torch.Tensor]:
+        if not folder.is_complete:
+            run_ranks(train_quietly, 2, config, preloaded=True, timeout_s=800)
+        return load_trained_weights(folder.final)
+
+    return weights
 
 
 @pytest.fixture
@@ -72,6 +80,7 @@ def disk(tmp_path: Path) -> Iterator[SmallDisk]:
 
 
 Start = Callable[..., Command]
+Weights = Callable[[], dict[str, torch.Tensor]]
 
 
 @pytest.fixture
@@ -110,7 +119,7 @@ def check_whole(folder: RunFolder, expected: dict[str, torch.Tensor]) -> None:
     assert all(torch.equal(weights[name], expected[name]) for name in weights)
 
 
-def test_a_full_disk(disk: SmallDisk, start: Start, whole: dict[str, torch.Tensor]):
+def test_a_full_disk(disk: SmallDisk, start: Start, whole: Weights):
     """Saves fail and training goes on, also when not a line can be written; with room again, the
     next checkpoint is made, and nothing is missing."""
     folder, command = folder_of(disk), start()
@@ -135,12 +144,10 @@ def test_a_full_disk(disk: SmallDisk, start: Start, whole: dict[str, torch.Tenso
     code, said = command.finish()
     assert code == 0, said
     assert len(rows(folder, "start")) == 1  # no worker was lost by it
-    check_whole(folder, whole)
+    check_whole(folder, whole())
 
 
-def test_a_disk_that_is_full_for_too_long(
-    disk: SmallDisk, start: Start, whole: dict[str, torch.Tensor]
-):
+def test_a_disk_that_is_full_for_too_long(disk: SmallDisk, start: Start, whole: Weights):
     """The run stops with a line; once there is room the same command goes on."""
     folder, command = folder_of(disk), start(max_failed=0)
     command.wait_for(lambda: last_step(folder) > saved_step(folder) >= EVERY, "a checkpoint")
@@ -156,10 +163,10 @@ def test_a_disk_that_is_full_for_too_long(
     assert code == 0, said
     assert f"continues from step {kept}" in said
     print(f"full for too long: {reached - kept} steps lost")  # noqa: T201
-    check_whole(folder, whole)
+    check_whole(folder, whole())
 
 
-def test_read_only(disk: SmallDisk, start: Start, whole: dict[str, torch.Tensor]):
+def test_read_only(disk: SmallDisk, start: Start, whole: Weights):
     """Saves fail; asked to stop, the command ends at once, since no worker can be told. None can
     be started meanwhile. Writable again, the same command goes on."""
     folder, command = folder_of(disk), start()
@@ -185,4 +192,4 @@ def test_read_only(disk: SmallDisk, start: Start, whole: dict[str, torch.Tensor]
     print(  # noqa: T201
         f"read-only: noticed after {noticed - refused_at:.1f} s, {reached - kept} steps lost"
     )
-    check_whole(folder, whole)
+    check_whole(folder, whole())

@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 import torch.distributed as dist
 
+from launcher.checkpoints.background import BackgroundWriter
 from launcher.checkpoints.find import complete_checkpoints, newest
 from launcher.checkpoints.keeper import Position
+from launcher.checkpoints.snapshot import HostMemory, Snapshot
 from launcher.errors import RunStoppedError
 from tests.launcher.test_engine import Attempt, same
 from tests.spawn import run_ranks
@@ -161,6 +163,21 @@ def test_one_that_goes_on_refusing_stops_all_ranks(found: list[Found]):
 def test_the_last_save_may_not_fail(found: list[Found]):
     for own in found:
         assert "step-00000007" in own.given_up[0]
+
+
+def test_a_save_that_failed_is_none_that_was_made(tmp_path: Path):
+    """Training asks after every step; only who waits for the save is told why it failed."""
+    writer = BackgroundWriter(0, 1, HostMemory())
+    path = tmp_path / "step-00000004.attempt-1"
+    path.write_text("not a folder")
+    snapshot = Snapshot()
+    snapshot.files = [(path / "zero" / "shard.pt", {})]
+    writer.start(path, snapshot, lambda: None)
+    writer.stalled(4, 0.1)
+    writer.close()  # until it has failed
+    assert writer.take_saved() is None
+    with pytest.raises(NotADirectoryError):
+        writer.wait_written()
 
 
 def test_settings(tmp_path: Path):

@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from launcher.checkpoints.fence import begin_attempt
 from launcher.checkpoints.find import newest
 from launcher.cluster.elastic import Growth, wait_for_room, worker_resources
@@ -88,6 +90,39 @@ def test_room_is_asked_of_the_cluster(tmp_path: Path):
     )
     process.start()
     process.join(PATIENCE_S)
+    assert process.exitcode == 0
+
+
+def room_that_went(storage: Path) -> None:
+    os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = "1"
+    import ray
+    from ray.train import TrainingFailedError
+    from ray.util import placement_group
+
+    from launcher.cluster.backend import Losses
+    from launcher.cluster.launch import build_trainer
+
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    try:
+        config = elastic(storage, 1, 2)
+        assert wait_for_room(config, lambda: False) == 2
+        assert placement_group([worker_resources(config)]).wait(PATIENCE_S)  # another's
+        losses = Losses(config)
+        trainer = build_trainer(config.at_world_size(2), losses.within_one_fit(config))
+        with pytest.raises(TrainingFailedError) as found:
+            trainer.fit()
+        assert losses.bears(found.value)
+        assert wait_for_room(config, lambda: False) == 1
+    finally:
+        ray.shutdown()
+
+
+@pytest.mark.slow
+def test_room_that_went_is_looked_for_anew(tmp_path: Path):
+    process = multiprocessing.get_context("spawn").Process(target=room_that_went, args=(tmp_path,))
+    process.start()
+    process.join(2 * PATIENCE_S)
     assert process.exitcode == 0
 
 

@@ -55,6 +55,7 @@ def test_the_questions_of_every_step(folder: RunFolder, packed: Path):
     seen = check_account(load_run_config(folder.config), packed / "raw" / "train.jsonl")
     assert sum(counts.total() for counts in seen.values()) >= 4 * STEPS
     attempts = [row["attempt"] for row in read_lines(folder.questions)]
+    assert not folder.bad_steps.exists()  # there was none
     assert attempts == [1, 1, *[2] * (STEPS - 2)]  # what was lost with the attempt is not in it
 
 
