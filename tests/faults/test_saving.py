@@ -171,7 +171,7 @@ def test_a_save_that_failed_is_none_that_was_made(tmp_path: Path):
     path = tmp_path / "step-00000004.attempt-1"
     path.write_text("not a folder")
     snapshot = Snapshot()
-    snapshot.files = [(path / "zero" / "shard.pt", {})]
+    snapshot.files = [(str(path / "zero" / "shard.pt"), {})]
     writer.start(path, snapshot, lambda: None)
     writer.stalled(4, 0.1)
     writer.close()  # until it has failed
