@@ -6,7 +6,7 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from dataloaders.trust import RedactingFormatter
@@ -77,4 +77,5 @@ def log_to_file(path: Path) -> Iterator[None]:
         logging.captureWarnings(False)
         for logger in loggers:
             logger.removeHandler(handler)
-        handler.close()
+        with suppress(OSError):  # a disk that is full; what stopped the run must not be hidden
+            handler.close()
