@@ -140,13 +140,15 @@ def as_the_operator_does(nodes: Nodes, rendered: Rendered) -> None:
     wait_for(lambda: answers(nodes.dashboard, token) == 200, "the dashboard")
     assert answers(nodes.dashboard, None) == 401
     assert answers(nodes.dashboard, "0" * 64) == 403
-    done = subprocess.run(
-        [
-            str(BIN / "ray"), "job", "submit", "--address", nodes.dashboard, "--no-wait",
-            "--submission-id", "kube", "--", *rendered.entrypoint, *sets(),
-        ],
-        env=nodes.environment, capture_output=True, text=True, timeout=PATIENCE_S,
-    )  # fmt: skip
+    command = [str(BIN / "ray"), "job", "submit", "--address", nodes.dashboard, "--no-wait"]
+    entry = ["--submission-id", "kube", "--", *rendered.entrypoint, *sets()]
+    for _ in range(3):  # the submitter Pod is tried again, too: a head is not ready at once
+        done = subprocess.run(
+            [*command, *entry],
+            env=nodes.environment, capture_output=True, text=True, timeout=PATIENCE_S,
+        )  # fmt: skip
+        if "No available agent" not in done.stderr:
+            break
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -104,6 +104,7 @@ def cluster() -> Iterator[Cluster]:
             str(BIN / "ray"), "start", "--head", "--block", "--num-cpus=2",
             "--node-ip-address=127.0.0.1", f"--port={port}", "--dashboard-host=127.0.0.1",
             f"--dashboard-port={dashboard}", f"--temp-dir={folder}",
+            f"--dashboard-agent-listen-port={free_port()}",
             f"--object-store-memory={100 * 2**20}",
         ],
         env=environment,
