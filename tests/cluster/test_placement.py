@@ -80,7 +80,7 @@ def drive(environment: dict[str, str], config: RunConfig, settings: dict[str, st
     with pytest.raises(PreflightError) as caught:
         check_interfaces(missing)
     assert len(caught.value.lines) == 2  # the nodes that can hold a worker
-    assert all("scale.interface = none0: node 127.0.0." in line for line in caught.value.lines)
+    assert all("scale.interface = none0: node " in line for line in caught.value.lines)
     check_interfaces(config)
     TorchTrainer(
         look,
