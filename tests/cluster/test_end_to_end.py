@@ -112,7 +112,8 @@ def train_quietly(config: RunConfig) -> None:
     run_worker(config, lambda figures: None)
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_submitted_disturbed_stopped_and_resumed(packed: Path, tmp_path: Path):
     began = time.monotonic()
     rendered = render("demo-cpu", tmp_path / "pod")
@@ -205,9 +206,6 @@ def submit_again(nodes: Nodes, rendered: Rendered, folder: RunFolder, stopped_at
     assert f"continues from step {stopped_at} " in out
     assert f"demo: step {STEPS}/{STEPS} " in out
     assert err.splitlines()[-1] == "demo-1: succeeded"
-    code, out, err = commands.run(*submit, "--no-follow", "--wait", "--working-dir", "none")
-    assert code == 0, err  # complete already
-    assert "uploading the run file alone" in out
 
 
 def workers(nodes: Nodes) -> list[psutil.Process]:

@@ -203,21 +203,24 @@ def test_submit_stop_and_submit_again(cluster: Cluster, packed: Path, tmp_path: 
     starts = [row["step"] for row in read_metrics(folder.metrics) if row["kind"] == "start"]
     assert starts[-1] >= stopped_at.step
     assert folder.is_complete
-    third = cluster.submit(path, "third")
-    assert third.returncode == 0
-    assert "already complete" in third.stdout + third.stderr
+    third = cluster.gcg("submit", str(path), "--working-dir", "none", "--no-follow", "--wait")
+    assert third.returncode == 0, third.stdout + third.stderr
+    assert "uploading the run file alone" in third.stdout
+    assert "job-2: submitted, the run goes on where it left" in third.stdout
+    assert third.stderr.splitlines()[-1] == "job-2: succeeded"
+    assert "already complete" in cluster.gcg("logs", "job").stdout
     rows = json.loads(cluster.gcg("jobs", "--json").stdout)
     assert [(row["job"], row["run"], row["result"]) for row in rows[1:]] == [
         ("job-1", "job", 0),
-        ("third", None, 0),
+        ("job-2", "job", 0),
     ]
     assert rows[1]["step"] == rows[1]["steps"] == STEPS
     again = cluster.gcg("stop", "job")
     assert again.returncode == 2
-    assert "job-1: is over already (succeeded)" in again.stderr
+    assert "job-2: is over already (succeeded)" in again.stderr
     unknown = cluster.gcg("logs", "nothing")
     assert unknown.returncode == 2
-    assert "there are: third, job, first" in unknown.stderr
+    assert "there are: job, first" in unknown.stderr
     told = [*(each.stdout + each.stderr for each in (second, third, again)), json.dumps(rows)]
     logs = cluster.folder.glob("session_latest/logs/job-driver-*")
     told += [path.read_text() for path in logs]
