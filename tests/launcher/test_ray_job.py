@@ -98,6 +98,7 @@ def cluster() -> Iterator[Cluster]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_USAGE_STATS_ENABLED": "0",
+        "PYTHONPATH": str(ROOT),  # the code is installed on the cluster, too
     }
     head = subprocess.Popen(
         [
