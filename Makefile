@@ -7,7 +7,7 @@ DEMO := runs/demo
 SPLITS := train val test
 MODES := uniform grounding oracle
 
-.PHONY: setup demo test test-slow check format clean
+.PHONY: setup demo test test-slow test-cluster check format clean
 
 setup: $(STAMP)
 
@@ -36,6 +36,10 @@ test: setup
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
+
+# Submitted to a Ray cluster of three nodes, disturbed, stopped, resumed; some minutes.
+test-cluster: setup
+	$(BIN)/python -m pytest -s -m slow tests/cluster/test_end_to_end.py
 
 check: setup
 	$(BIN)/ruff check .

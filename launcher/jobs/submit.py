@@ -13,6 +13,8 @@ from launcher.jobs.client import Jobs
 from launcher.jobs.runs import FOLDER, RUN, RunJob, job_of, next_id, run_jobs
 from launcher.jobs.upload import RUN_FILE, staged
 
+_TRIES = 6  # of ten seconds each, in which Ray waits for what starts its jobs
+
 
 def submit(
     jobs: Jobs,
@@ -38,23 +40,29 @@ def submit(
     submission_id = next_id(found, name)
     with staged(code, dump(config)) as upload:
         say(f"uploading {upload}, to {jobs.address}")
+        environment = {**runtime_env, "working_dir": str(upload.folder)}
+        _send(jobs, submission_id, environment, {RUN: name, FOLDER: str(config.folder)})
+    again = any(job.run == name for job in found)
+    say(f"{submission_id}: submitted" + (", the run goes on where it left" if again else ""))
+    return job_of(jobs.get(submission_id))
+
+
+def _send(
+    jobs: Jobs, submission_id: str, environment: dict[str, Any], metadata: dict[str, str]
+) -> None:
+    """A head that has just started shows its dashboard before it can start jobs."""
+    for tries_left in reversed(range(_TRIES)):
         try:
-            jobs.submit(
-                submission_id,
-                entrypoint(RUN_FILE),
-                {**runtime_env, "working_dir": str(upload.folder)},
-                {RUN: name, FOLDER: str(config.folder)},
-            )
+            jobs.submit(submission_id, entrypoint(RUN_FILE), environment, metadata)
+            return
         except UserError as error:
             if "already exists" in str(error):
                 raise UserError(
                     f"{submission_id}: was submitted by somebody else at this moment; `gcg logs "
-                    f"{name}` follows it"
+                    f"{metadata[RUN]}` follows it"
                 ) from None
-            raise
-    again = any(job.run == name for job in found)
-    say(f"{submission_id}: submitted" + (", the run goes on where it left" if again else ""))
-    return job_of(jobs.get(submission_id))
+            if "No available agent" not in str(error) or not tries_left:
+                raise
 
 
 def entrypoint(run_file: str) -> str:

@@ -46,7 +46,7 @@ class Hosts:
     def __init__(self, count: int, folder: Path) -> None:
         self._names = [f"gcg-{os.getpid()}-{number}" for number in range(count)]
         self._hub = f"gcg-{os.getpid()}-hub"
-        self._hosts_file = folder / "hosts"
+        self._hosts_file = folder / "etc-hosts"
         self._hosts_file.write_text(f"127.0.0.1 localhost\n127.0.1.1 {socket.gethostname()}\n")
 
     def __call__(self, number: int) -> Host:

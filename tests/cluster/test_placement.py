@@ -80,7 +80,7 @@ def drive(environment: dict[str, str], config: RunConfig, settings: dict[str, st
     with pytest.raises(PreflightError) as caught:
         check_interfaces(missing)
     assert len(caught.value.lines) == 2  # the nodes that can hold a worker
-    assert all("scale.interface = none0: node 127.0.0." in line for line in caught.value.lines)
+    assert all("scale.interface = none0: node " in line for line in caught.value.lines)
     check_interfaces(config)
     TorchTrainer(
         look,
@@ -92,7 +92,7 @@ def drive(environment: dict[str, str], config: RunConfig, settings: dict[str, st
 
 
 def test_workers_of_a_node_are_neighbours_and_share_a_download(s3: S3, tmp_path: Path):
-    place = s3.upload(pack_clips(tmp_path / "clips", [1, 1, 1]).folder, "shared")
+    place = s3.upload(pack_clips(tmp_path / "clips", [1, 1, 1]).folder, "shared")  # two shards
     s3.proxy.clear()
     homes = [tmp_path / "home-0", tmp_path / "home-1"]
     for home in homes:
@@ -121,10 +121,10 @@ def test_workers_of_a_node_are_neighbours_and_share_a_download(s3: S3, tmp_path:
     seen = [json.loads((out / f"{rank}.json").read_text()) for rank in range(4)]
     check_ranks(seen)
     assert [each["keys"] for each in seen] == [["v000", "v001", "v002"]] * 4
-    for number in range(3):
+    for number in range(2):
         assert s3.proxy.gets(f"shard-{number:06d}.tar") == 2  # once a node, not once a worker
     for home in homes:
-        assert len(list((home / ".cache" / "gcg-train" / "shards").glob("*.tar"))) == 3
+        assert len(list((home / ".cache" / "gcg-train" / "shards").glob("*.tar"))) == 2
 
 
 def check_ranks(seen: list[dict[str, Any]]) -> None:

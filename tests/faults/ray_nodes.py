@@ -147,7 +147,13 @@ class Nodes:
         command = [*host.enter, str(BIN / "ray"), "start", "--block", *self._size]
         self._nodes.append(
             subprocess.Popen(
-                [*command, f"--node-ip-address={host.address}", *options],
+                [
+                    *command,
+                    f"--node-ip-address={host.address}",
+                    # Without it, and so without jobs, where another cluster has Ray's own port.
+                    f"--dashboard-agent-listen-port={free_port()}",
+                    *options,
+                ],
                 env={**self.environment, **changes},
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,

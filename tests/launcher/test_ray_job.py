@@ -100,12 +100,14 @@ def cluster() -> Iterator[Cluster]:
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_JOB_STOP_WAIT_TIME_S": "60",  # 3 s are too short for a last checkpoint
+        "PYTHONPATH": str(ROOT),  # the code is installed on the cluster, too
     }
     head = subprocess.Popen(
         [
             str(BIN / "ray"), "start", "--head", "--block", "--num-cpus=2",
             "--node-ip-address=127.0.0.1", f"--port={port}", "--dashboard-host=127.0.0.1",
             f"--dashboard-port={dashboard}", f"--temp-dir={folder}",
+            f"--dashboard-agent-listen-port={free_port()}",
             f"--object-store-memory={100 * 2**20}",
         ],
         env=environment,
@@ -210,21 +212,23 @@ def test_submit_stop_and_submit_again(cluster: Cluster, packed: Path, tmp_path: 
     starts = [row["step"] for row in read_metrics(folder.metrics) if row["kind"] == "start"]
     assert starts == [0, stopped_at.step]  # nothing was done twice
     assert folder.is_complete
-    third = cluster.submit(path, "third")
-    assert third.returncode == 0
-    assert "already complete" in third.stdout + third.stderr
+    third = cluster.gcg("submit", str(path), "--working-dir", "none", "--no-follow", "--wait")
+    assert third.returncode == 0, third.stdout + third.stderr
+    assert "uploading the run file alone" in third.stdout
+    assert "job-2: submitted, the run goes on where it left" in third.stdout
+    assert third.stderr.splitlines()[-1] == "job-2: succeeded"
+    assert "already complete" in cluster.gcg("logs", "job").stdout
     rows = json.loads(cluster.gcg("jobs", "--json").stdout)
     assert [(row["job"], row["run"], row["result"]) for row in rows[1:]] == [
         ("job-1", "job", 0),
-        ("third", None, 0),
+        ("job-2", "job", 0),
     ]
-    assert rows[1]["step"] == rows[1]["steps"] == STEPS
     again = cluster.gcg("stop", "job")
     assert again.returncode == 2
-    assert "job-1: is over already (succeeded)" in again.stderr
+    assert "job-2: is over already (succeeded)" in again.stderr
     unknown = cluster.gcg("logs", "nothing")
     assert unknown.returncode == 2
-    assert "there are: third, job, first" in unknown.stderr
+    assert "there are: job, first" in unknown.stderr
     told = [*(each.stdout + each.stderr for each in (second, third, again)), json.dumps(rows)]
     logs = cluster.folder.glob("session_latest/logs/job-driver-*")
     told += [path.read_text() for path in logs]
