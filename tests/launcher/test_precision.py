@@ -208,6 +208,13 @@ def test_emulated_bf16_is_pointed_out(tmp_path: Path):
     assert list(slow_settings(toy_config(tmp_path, engine__precision="fp32"))) == []
 
 
+def test_offload_without_a_gpu_is_pointed_out(tmp_path: Path):
+    changes = {"engine__precision": "fp32", "engine__offload": ["optimizer"]}
+    (line,) = slow_settings(toy_config(tmp_path, **changes))
+    assert line.startswith("engine.offload = ['optimizer']: saves GPU memory")
+    assert list(slow_settings(toy_config(tmp_path, **changes, scale__use_gpu=True))) == []
+
+
 def test_a_model_that_cannot_be_built_is_refused(tmp_path: Path):
     (line,) = lines(tmp_path, model__grounding={"width": 10, "num_heads": 4})
     assert line.startswith("model.grounding.width = 10: must be a multiple of num_heads")
