@@ -212,8 +212,8 @@ def cross_check(config: RunConfig) -> Iterator[str]:
     if "weights" in config.engine.offload and config.engine.zero != 3:
         yield (
             f"engine.offload = {list(config.engine.offload)}: weights can be offloaded with ZeRO-3 "
-            f"alone, which fetches them as they are needed, and engine.zero = {config.engine.zero}; "
-            "use engine.zero=3, or engine.offload=[optimizer]"
+            f"alone, which fetches them when they are needed, not with engine.zero = "
+            f"{config.engine.zero}; use engine.zero=3, or engine.offload=[optimizer]"
         )
     if optim.warmup_steps >= optim.steps:
         yield (

@@ -61,7 +61,7 @@ def chain(text: str, precision: str = "fp32") -> Chain:
     return Chain(tuple(legs), precision)
 
 
-QUICK = [chain("2x2 1x3o 2x2 2x2o 2x2")]
+QUICK = [chain("2x2 1x3o 2x2o 2x2")]
 SLOW = [
     chain("2x2 1x3 4x2 2x3"),
     chain("2x1 1x1 4x1 2x1"),
