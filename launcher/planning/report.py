@@ -11,6 +11,7 @@ from launcher.planning.frames import FeatureReading
 from launcher.planning.memory import HOST_PROCESS, Memory
 from launcher.planning.search import Candidate
 from launcher.planning.states import PHASES, Phase
+from launcher.planning.timing import HOST_ADAM
 from launcher.planning.world import EpochData
 
 _PHASE_NAMES: dict[Phase, str] = {
@@ -52,6 +53,13 @@ def tree(plan: Plan) -> dict[str, Any]:
             "peak": plan.memory.peak,
             "peak_phase": plan.memory.peak_phase,
             "phases": {phase: plan.memory.total(phase) for phase in PHASES},
+            "offloaded": {
+                "peak": plan.memory.host_peak,
+                "lines": [
+                    {"kind": line.kind, "part": line.part, "bytes": line.bytes}
+                    for line in plan.memory.host
+                ],
+            },
             "lines": [
                 {"phase": phase, "kind": kind, "part": part, "bytes": size}
                 for phase in PHASES
@@ -87,7 +95,7 @@ def _head(plan: Plan) -> Iterator[str]:
     yield (
         f"{plan.world.gpus} workers on {machines}, a {unit} each; ZeRO-"
         f"{engine.zero}, {engine.precision}, micro-batch {engine.micro_batch}, recomputed: "
-        f"{recomputed}; LLM {plan.config.model.llm.train}"
+        f"{recomputed}{_offloaded(engine.offload)}; LLM {plan.config.model.llm.train}"
     )
     yield (
         f"texts as long as they may be: questions {batch.question} tokens (assumed), prompts "
@@ -114,11 +122,28 @@ def _memory(plan: Plan) -> Iterator[str]:
     yield f"  by phase: {', '.join(others)}"
     if memory.device == "cpu":
         yield f"  the process before it has a model: {_gb(HOST_PROCESS)}, measured"
+    if memory.host:
+        yield from _host(plan)
+    elif plan.config.engine.offload:
+        yield "  engine.offload gains nothing: without a GPU all is host memory"
     if plan.config.checkpoint.in_background:
         yield (
             f"  not in it: {_gb(_snapshot(plan))} of host memory for the checkpoint being written "
             "(checkpoint.in_background)"
         )
+
+
+def _host(plan: Plan) -> Iterator[str]:
+    """What is offloaded, line by line."""
+    memory, workers = plan.memory, plan.world.per_node
+    each = memory.host_peak
+    yield (
+        f"  offloaded, in host memory: {_gb(each)} a worker, {_gb(each * workers)} a machine; all "
+        "but Adam's moments may be page-locked"
+    )
+    for line in memory.host:
+        if line.bytes >= 5e5:
+            yield f"  {line.kind:<20}{line.part:<42}{_gb(line.bytes):>9}"
 
 
 def _snapshot(plan: Plan) -> int:
@@ -171,6 +196,12 @@ def _compute(plan: Plan) -> Iterator[str]:
         f"{hardware.tflops:g} TFLOP/s, {time.communication:.2f} s sending "
         f"{_gb(round(time.bytes_sent))} GB"
     )
+    if time.bytes_copied:
+        yield (
+            f"  in it for what is offloaded: {time.copying:.2f} s copying "
+            f"{_gb(round(time.bytes_copied))} GB to and from the host at {hardware.pcie:g} GB/s "
+            f"(--pcie), {time.updating:.2f} s AdamW there at {HOST_ADAM / 1e9:g} GB/s (stated)"
+        )
 
 
 _COLUMNS = ("forward", "backward", "recompute")
@@ -236,17 +267,21 @@ def _ways(plan: Plan) -> Iterator[str]:
     limit = plan.situation.hardware.memory
     yield f"Ways to run it in {_gb(round(limit))} GB, the global batch kept"
     best = plan.best
-    for (zero, recompute), found in _grouped(plan.candidates).items():
-        name = f"ZeRO-{zero}, recomputed: {', '.join(recompute) or 'nothing'}"
-        yield f"  {name:<40}{_verdict(found, plan)}"
+    for (zero, recompute, offload), found in _grouped(plan.candidates).items():
+        name = f"ZeRO-{zero}, recomputed: {', '.join(recompute) or 'nothing'}{_offloaded(offload)}"
+        yield f"  {name:<40}{'' if len(name) < 40 else ' '}{_verdict(found, plan)}"
     if best is None:
         yield "cheapest: none fits; take more GPUs, shorter texts, or fewer questions a visit"
     else:
         yield (
             f"cheapest: engine.zero={best.zero} "
-            f"engine.recompute={_listed(best.recompute)} engine.micro_batch={best.micro_batch}: "
+            f"engine.recompute={_listed(best.recompute)} engine.micro_batch={best.micro_batch}"
+            f"{f' engine.offload={_listed(best.offload)}' if best.offload else ''}: "
             f"{_gb(best.peak)} GB{_seconds(best, plan)}"
         )
+        if best.offload:
+            machine = best.host * plan.world.per_node
+            yield f"  offloaded: {_gb(machine)} GB of each machine's memory"
 
 
 def _verdict(found: list[Candidate], plan: Plan) -> str:
@@ -274,10 +309,13 @@ def _seconds(one: Candidate, plan: Plan) -> str:
     return "" if plan.situation.device == "cpu" else f", {one.time.seconds:.2f} s a step"
 
 
-def _grouped(found: list[Candidate]) -> dict[tuple[int, tuple[str, ...]], list[Candidate]]:
-    groups: dict[tuple[int, tuple[str, ...]], list[Candidate]] = {}
+Way = tuple[int, tuple[str, ...], tuple[str, ...]]
+
+
+def _grouped(found: list[Candidate]) -> dict[Way, list[Candidate]]:
+    groups: dict[Way, list[Candidate]] = {}
     for one in found:
-        groups.setdefault((one.zero, one.recompute), []).append(one)
+        groups.setdefault((one.zero, one.recompute, one.offload), []).append(one)
     return groups
 
 
@@ -291,6 +329,10 @@ def _gb(size: int) -> str:
 
 def _range(low: int, high: int) -> str:
     return str(low) if low == high else f"{low} to {high}"
+
+
+def _offloaded(parts: tuple[str, ...]) -> str:
+    return f", offloaded: {', '.join(parts)}" if parts else ""
 
 
 def _listed(parts: tuple[str, ...]) -> str:
