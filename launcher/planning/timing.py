@@ -18,8 +18,8 @@ NETWORK = 50.0
 # A GPU's link to its host: half of PCIe 5.0 with 16 lanes (63 GB/s), which is also what PCIe 4.0
 # gives; pinned memory is copied at most of that.
 PCIE = 25.0
-# Bytes a second that AdamW on the host moves for one worker: stated. Measured on one core of a busy
-# machine: 6 to 27 GB/s (docs/planning.md).
+# Bytes a second that AdamW on the host moves for one worker: stated, for eight workers share a
+# machine's memory. One worker on a busy machine of two cores had 14 to 19 GB/s (docs/training.md).
 HOST_ADAM = 10e9
 # What a machine reads of its data, bytes a second: stated, a shared file system's or one SSD's.
 READ = 1e9
