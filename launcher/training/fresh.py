@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from launcher.training.engine import Engine
 
@@ -80,14 +80,14 @@ class FreshGradients:
                 start, count = optimizer.grad_position[key][-2:]
                 self._copies(group).narrow(0, start, count).zero_()
 
-    def _own(self) -> Iterator[tuple[int, nn.Parameter]]:
+    def _own(self) -> Iterator[tuple[int, Any]]:
         """The weights of which this rank updates a part, with the number of their group."""
         optimizer = self._optimizer
         groups = optimizer.fp16_groups if self._sharded else optimizer.params_in_partition
         return ((number, parameter) for number, group in enumerate(groups) for parameter in group)
 
     def _copies(self, group: int) -> Tensor:
-        optimizer: Any = self._optimizer
+        optimizer = self._optimizer
         flat = (
             optimizer.fp32_partitioned_groups_flat
             if self._sharded

@@ -106,7 +106,8 @@ def _partition(init: Any, parameter: nn.Parameter, dtype: torch.dtype, device: A
     place = "cpu" if offloaded else device
     own: Any = torch.zeros(aligned // init.dp_world_size, dtype=dtype, device=place)
     if offloaded and init.pin_memory:
-        own = get_accelerator().pin_memory(own)
+        accelerator: Any = get_accelerator()
+        own = accelerator.pin_memory(own)
     own.ds_numel, own.status, own.final_location = (
         len(own),
         PartitionedParamStatus.AVAILABLE,

@@ -55,13 +55,14 @@ class Found:
 
 def run_cases(root: str) -> dict[Key, Found]:
     return {
-        (*case, kind): run_case(Path(root), *case, kind)
+        (*case, kind): run_case(Path(root), case, kind)
         for case in CASES
         for kind in ("loss", "gradient", "spike")
     }
 
 
-def run_case(root: Path, zero: int, precision: str, offload: tuple[str, ...], kind: str) -> Found:
+def run_case(root: Path, case: tuple[int, str, tuple[str, ...]], kind: str) -> Found:
+    zero, precision, offload = case
     root = root / f"{zero}-{precision}-{len(offload)}-{kind}"
     changes: dict[str, Any] = {
         "engine__offload": list(offload),

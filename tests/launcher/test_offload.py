@@ -35,14 +35,15 @@ class Case:
 
 
 OFFLOADS = {1: [("optimizer",)], 2: [("optimizer",)], 3: [("weights",), ("optimizer", "weights")]}
+RUNS: list[tuple[str, Reached]] = [
+    ("fp32", "always"),
+    ("fp32", "in some steps"),
+    ("fp32", "in some micro-batches"),
+    ("bf16", "in some micro-batches"),
+]
 CASES = [
     Case(zero, precision, reached, offload)
-    for precision, reached in (
-        ("fp32", "always"),
-        ("fp32", "in some steps"),
-        ("fp32", "in some micro-batches"),
-        ("bf16", "in some micro-batches"),
-    )
+    for precision, reached in RUNS
     for zero, offloads in OFFLOADS.items()
     for offload in offloads
 ]
