@@ -1,7 +1,8 @@
-"""Weights that get a gradient in some micro-batches only, such as experts that no token chose.
+"""No old gradient is used again: where a weight gets one in some micro-batches only, such as an
+expert that no token chose, and after an update that was left out.
 
 DeepSpeed 0.19.8 adds a step's gradients up in buffers that stay, and overwrites a weight's with its
-first gradient of the step. Measured on a toy model against plain AdamW: a weight without a gradient
+first gradient of the step. Seen on a toy model (tests/launcher/test_offload.py): a weight without a gradient
 in a step is updated with an old one again (ZeRO-3; any stage whose optimizer is offloaded); one
 that first gets its gradient in a later micro-batch has it added to an old one (ZeRO-3, offloaded
 ZeRO-2 in fp32); one without a gradient in the last micro-batch loses those before (any offloaded
@@ -29,6 +30,16 @@ class FreshGradients:
         self._optimizer = engine.optimizer
         self._sharded = engine.zero_optimization_partition_weights()
         self._offloaded = engine.zero_use_cpu_optimizer()
+
+    def begin(self) -> None:
+        """Call before a step's first backward pass.
+
+        After an update that was left out, an offloaded ZeRO-2 keeps its sums, the number that is
+        none among them, and would leave out every later one.
+        """
+        if self._offloaded and not self._sharded:
+            sums = self._optimizer.averaged_gradients
+            sums.update(dict.fromkeys(sums))
 
     def after_backward(self, *, first: bool, last: bool) -> None:
         """Call between each backward pass and its ``engine.step()``.

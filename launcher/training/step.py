@@ -107,6 +107,7 @@ class TrainStep:
         assert len(micro) == self._config.accumulation, (len(micro), self._config.accumulation)
         engine = self._engine
         engine.train()
+        self._fresh.begin()
         lr = set_learning_rate(engine, self._config, step)
         scale = dist.get_world_size() * len(micro) / num_pairs
         sums = torch.zeros(len(PARTS), dtype=torch.float64)

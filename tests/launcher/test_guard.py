@@ -21,15 +21,18 @@ from tests.spawn import run_ranks
 from .test_engine import Attempt, same
 from .toy import ToyBatch, ToyModel, ToyOutput, toy_micro_batches, toy_num_pairs
 
-CASES = [
-    (1, "bf16", ()),
-    (2, "fp32", ()),
-    (3, "bf16", ()),
-    (1, "fp32", ("optimizer",)),
-    (2, "bf16", ("optimizer",)),
-    (3, "bf16", ("optimizer", "weights")),
+Case = tuple[int, str, tuple[str, ...], str]
+# ZeRO stage, precision, what is offloaded, and what goes wrong.
+CASES: list[Case] = [
+    *(
+        (zero, precision, (), kind)
+        for zero, precision in ((1, "bf16"), (2, "fp32"), (3, "bf16"))
+        for kind in ("loss", "gradient", "spike")
+    ),
+    (1, "fp32", ("optimizer",), "loss"),
+    (2, "bf16", ("optimizer",), "gradient"),
+    (3, "bf16", ("optimizer", "weights"), "loss"),
 ]
-Key = tuple[int, str, tuple[str, ...], str]
 BAD_STEP = 2
 
 
@@ -53,16 +56,12 @@ class Found:
     as_if_left_out: bool
 
 
-def run_cases(root: str) -> dict[Key, Found]:
-    return {
-        (*case, kind): run_case(Path(root), case, kind)
-        for case in CASES
-        for kind in ("loss", "gradient", "spike")
-    }
+def run_cases(root: str) -> dict[Case, Found]:
+    return {case: run_case(Path(root), case) for case in CASES}
 
 
-def run_case(root: Path, case: tuple[int, str, tuple[str, ...]], kind: str) -> Found:
-    zero, precision, offload = case
+def run_case(root: Path, case: Case) -> Found:
+    zero, precision, offload, kind = case
     root = root / f"{zero}-{precision}-{len(offload)}-{kind}"
     changes: dict[str, Any] = {
         "engine__offload": list(offload),
@@ -105,14 +104,14 @@ def bad_step(attempt: Attempt, kind: str) -> StepResult:
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[Key, Found]]:
-    return run_ranks(run_cases, 2, str(tmp_path_factory.mktemp("guard")))
+def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[Case, Found]]:
+    return run_ranks(run_cases, 2, str(tmp_path_factory.mktemp("guard")), preloaded=True)
 
 
-@pytest.mark.parametrize("kind", ["loss", "gradient", "spike"])
 @pytest.mark.parametrize("case", CASES)
-def test_a_bad_step_is_left_out_on_all_ranks_together(found, case: Any, kind: str):
-    by_rank = [ranks[(*case, kind)] for ranks in found]
+def test_a_bad_step_is_left_out_on_all_ranks_together(found, case: Case):
+    kind = case[-1]
+    by_rank = [ranks[case] for ranks in found]
     for own in by_rank:
         assert [r.bad for r in own.results] == [None, None, kind, None, None, None]
         assert own.results[BAD_STEP].grad_norm == math.inf
