@@ -2,11 +2,11 @@
 expert that no token chose, and after an update that was left out.
 
 DeepSpeed 0.19.8 adds a step's gradients up in buffers that stay, and overwrites a weight's with its
-first gradient of the step. Seen on a toy model (tests/launcher/test_offload.py): a weight without a gradient
-in a step is updated with an old one again (ZeRO-3; any stage whose optimizer is offloaded); one
-that first gets its gradient in a later micro-batch has it added to an old one (ZeRO-3, offloaded
-ZeRO-2 in fp32); one without a gradient in the last micro-batch loses those before (any offloaded
-optimizer). Nothing is said. Where every weight gets a gradient each time, nothing is done here.
+first gradient of the step. Seen on a toy model: a weight without a gradient in a step is updated
+with an old one again (ZeRO-3; any stage whose optimizer is offloaded); one that first gets its
+gradient in a later micro-batch has it added to an old one (ZeRO-3, offloaded ZeRO-2 in fp32); one
+without a gradient in the last micro-batch loses those before (any offloaded optimizer but ZeRO-1).
+Nothing is said. Where every weight gets a gradient each time, nothing is done here.
 """
 
 from __future__ import annotations
