@@ -105,7 +105,7 @@ def bad_step(attempt: Attempt, kind: str) -> StepResult:
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[Case, Found]]:
-    return run_ranks(run_cases, 2, str(tmp_path_factory.mktemp("guard")), preloaded=True)
+    return run_ranks(run_cases, 2, str(tmp_path_factory.mktemp("guard")))
 
 
 @pytest.mark.parametrize("case", CASES)
