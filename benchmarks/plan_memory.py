@@ -1,6 +1,6 @@
 """Does `gcg plan` say what training takes? Planned and measured peak memory of CPU workers.
 
-    python -m benchmarks.plan_memory --work DIR [--zero 1 2 3] [--steps 4] [--json FILE]
+    python -m benchmarks.plan_memory --work DIR [--zero 1 2 3] [--steps 4] [--offload] [--json FILE]
 
 Makes an InstructBLIP folder with random weights (300 M parameters; the Llama learns whole),
 packs and labels a few sample clips, and makes real training steps at two ranks over gloo, through
@@ -38,19 +38,22 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--zero", type=int, nargs="+", default=[1, 2, 3], choices=[1, 2, 3])
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--precision", default="bf16", choices=["bf16", "fp32"])
+    parser.add_argument("--offload", action="store_true", help="the optimizer; gains nothing here")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     args = parser.parse_args(argv)
     args.work.mkdir(parents=True, exist_ok=True)
     make_model(args.work)
     make_data(args.work)
-    rows = [compare(args.work, zero, args.precision, args.steps) for zero in args.zero]
+    offload = ["optimizer"] if args.offload else []
+    runs = [run_tree(args.work, zero, args.precision, offload) for zero in args.zero]
+    rows = [compare(run, args.steps) for run in runs]
     sys.stdout.write(table(rows))
     if args.json is not None:
         args.json.write_text(json.dumps(rows, indent=1) + "\n")
     return 0
 
 
-def run_tree(work: Path, zero: int, precision: str) -> dict[str, Any]:
+def run_tree(work: Path, zero: int, precision: str, offload: list[str]) -> dict[str, Any]:
     """The run file: everything trained but the encoders, two clips of two questions a worker."""
     return {
         "run": {"name": f"zero{zero}-{precision}", "storage": str(work / "runs")},
@@ -64,7 +67,7 @@ def run_tree(work: Path, zero: int, precision: str) -> dict[str, Any]:
         },
         "model": model_tree(work),
         "optim": {"steps": 1000},
-        "engine": {"zero": zero, "precision": precision, "micro_batch": 2},
+        "engine": {"zero": zero, "precision": precision, "micro_batch": 2, "offload": offload},
         "scale": {"num_workers": RANKS},
         "log": {"tensorboard": False},
     }
@@ -119,20 +122,18 @@ def make_data(work: Path) -> None:
     label_data(work / "train", GCGConfig.model_validate(model_tree(work)))
 
 
-def compare(work: Path, zero: int, precision: str, steps: int) -> dict[str, Any]:
+def compare(run: dict[str, Any], steps: int) -> dict[str, Any]:
     """Plan one configuration, run it, and put both side by side."""
     from launcher.config import parse_run_config
     from launcher.planning import make_plan
     from launcher.planning.timing import Hardware
     from tests.spawn import run_ranks
 
-    run = run_tree(work, zero, precision)
     plan = make_plan(parse_run_config(run), Hardware(memory=5e9))
     measured: list[Measured] = run_ranks(train, RANKS, run, steps, timeout_s=1800)
     peak = max(rank.peak for rank in measured)
     return {
-        "zero": zero,
-        "precision": precision,
+        **run["engine"],
         "parameters": plan.census.total,
         "trained": plan.census.trained,
         "planned": plan.memory.peak,

@@ -64,10 +64,11 @@ def run_tree(name: str, gpus: int) -> dict[str, Any]:
 
 
 def row(name: str, gpus: int, hardware: Hardware) -> dict[str, Any]:
-    """One model on so many GPUs: the cheapest way that fits, and the least memory of each stage."""
+    """One model on so many GPUs: the cheapest way that fits, and the least memory of each stage
+    with nothing offloaded."""
     plan = make_plan(parse_run_config(run_tree(name, gpus)), hardware, gpus=gpus)
     least = {
-        zero: min(found.peak for found in plan.candidates if found.zero == zero)
+        zero: min(one.peak for one in plan.candidates if one.zero == zero and not one.offload)
         for zero in (1, 2, 3)
     }
     best = plan.best
@@ -81,6 +82,7 @@ def row(name: str, gpus: int, hardware: Hardware) -> dict[str, Any]:
         and {
             "zero": best.zero,
             "recompute": list(best.recompute),
+            "offload": list(best.offload),
             "micro_batch": best.micro_batch,
             "accumulation": best.accumulation,
             "peak": best.peak,
@@ -104,6 +106,8 @@ def table(rows: list[dict[str, Any]]) -> str:
             way = "none | – | – | –"
         else:
             again = " + ".join(best["recompute"]) or "nothing"
+            if best["offload"]:
+                again += f", offload {' + '.join(best['offload'])}"
             way = (
                 f"ZeRO-{best['zero']}, recompute {again}, micro {best['micro_batch']} × "
                 f"{best['accumulation']} | {best['peak'] / 1e9:.1f} | {best['seconds']:.2f} | "

@@ -100,6 +100,7 @@ def _plan_arguments(stage: argparse.ArgumentParser) -> None:
     stage.add_argument("--mfu", type=float, default=0.4, help="share of it that computing reaches")
     stage.add_argument("--nvlink", type=float, default=450.0, help="GB/s between a machine's GPUs")
     stage.add_argument("--network", type=float, default=50.0, help="GB/s a GPU between machines")
+    stage.add_argument("--pcie", type=float, default=25.0, help="GB/s between a GPU and its host")
     stage.add_argument("--read", type=float, default=1.0, help="GB/s a machine reads of its data")
     stage.add_argument("--question-tokens", type=int, default=32)
     stage.add_argument("--json", action="store_true")

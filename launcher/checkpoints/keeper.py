@@ -44,7 +44,7 @@ from launcher.observe.runlog import add_event
 from launcher.storage.places import is_remote
 from launcher.storage.run_folder import RunFolder
 from launcher.training.agreement import each_from_rank_0, from_rank_0, on_rank_0, together
-from launcher.training.engine import Engine
+from launcher.training.engine import Engine, keep_adam
 from launcher.training.rng import set_rng_state
 
 logger = logging.getLogger(__name__)
@@ -214,6 +214,7 @@ class CheckpointKeeper:
             )
         if path is None:
             raise CheckpointError(f"{checkpoint.path}: DeepSpeed found no state; delete the folder")
+        keep_adam(self._engine, self._config)
         set_rng_state(load(rank_file(checkpoint.path, dist.get_rank()))["rng"])
 
     def _universal(self, checkpoint: Checkpoint) -> Checkpoint:

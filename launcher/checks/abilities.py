@@ -62,11 +62,16 @@ def _gpu_settings(config: RunConfig) -> Iterator[tuple[str, str, str]]:
 
 
 def slow_settings(config: RunConfig) -> Iterator[str]:
-    """A line for each setting that works here, but far slower than another would."""
+    """A line for each setting that works here, but slower than another would, or for nothing."""
     if config.engine.precision == "bf16" and not config.scale.use_gpu and not cpu_computes_bf16():
         yield (
             "engine.precision = bf16: this CPU has no bf16 arithmetic and emulates it, matrix "
             "products many times slower than in fp32; use engine.precision=fp32 here"
+        )
+    if config.engine.offload and not config.scale.use_gpu:
+        yield (
+            f"engine.offload = {list(config.engine.offload)}: saves GPU memory, and without a GPU "
+            "all lies in host memory anyway; leave it out where scale.use_gpu=false"
         )
 
 

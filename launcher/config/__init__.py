@@ -66,6 +66,9 @@ class EngineSection(Section):
     # Whose activations are computed again in the backward pass, not kept. Vision matters only with
     # model.vision.train=true.
     recompute: tuple[Literal["vision", "qformer", "llm"], ...] = ()
+    # What lies in host memory, not the GPU's: float32 weights, gradients and moments, and AdamW
+    # runs there; under ZeRO-3 also each worker's slices of weights that are not in use.
+    offload: tuple[Literal["optimizer", "weights"], ...] = ()
     # fp16: the loss is scaled by 2 to this power at first, twice that after so many good steps.
     loss_scale_power: int = Field(default=16, ge=0, le=18)
     loss_scale_window: int = Field(default=1000, ge=1)
@@ -206,6 +209,12 @@ def cross_check(config: RunConfig) -> Iterator[str]:
                 f"{data.global_batch}, and divide a stream's part of it, {share} visits, or be a "
                 f"multiple of that; choose one of {_some(fits)}"
             )
+    if "weights" in config.engine.offload and config.engine.zero != 3:
+        yield (
+            f"engine.offload = {list(config.engine.offload)}: weights can be offloaded with ZeRO-3 "
+            f"alone, which fetches them when they are needed, not with engine.zero = "
+            f"{config.engine.zero}; use engine.zero=3, or engine.offload=[optimizer]"
+        )
     if optim.warmup_steps >= optim.steps:
         yield (
             f"optim.warmup_steps = {optim.warmup_steps}: must be less than optim.steps = "

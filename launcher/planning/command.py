@@ -14,6 +14,9 @@ from launcher.planning.timing import Hardware
 
 # Of the GPUs that most are planned on, in 10^9 bytes.
 _GPU_MEMORY = 80.0
+_POSITIVE = (
+    "gpu_memory", "tflops", "mfu", "nvlink", "network", "pcie", "read", "question_tokens",
+)  # fmt: skip
 
 
 def plan_file(args: argparse.Namespace) -> str:
@@ -33,6 +36,7 @@ def plan_file(args: argparse.Namespace) -> str:
             mfu=args.mfu,
             nvlink=args.nvlink,
             network=args.network,
+            pcie=args.pcie,
             read=args.read * 1e9,
         ),
         device=device,
@@ -46,7 +50,16 @@ def plan_file(args: argparse.Namespace) -> str:
 def _check(args: argparse.Namespace) -> None:
     problems = [
         f"--{name.replace('_', '-')} {value:g}: must be more than 0"
-        for name in ("gpu_memory", "tflops", "mfu", "nvlink", "network", "read", "question_tokens")
+        for name in (
+            "gpu_memory",
+            "tflops",
+            "mfu",
+            "nvlink",
+            "network",
+            "pcie",
+            "read",
+            "question_tokens",
+        )
         if (value := getattr(args, name)) is not None and not value > 0
     ]
     if args.mfu > 1:

@@ -7,9 +7,10 @@ from typing import Literal
 
 from launcher.config import RunConfig
 from launcher.planning.activations import Kept, micro_batch_activations
+from launcher.planning.offload import engine_lines
 from launcher.planning.shapes import MicroBatch, ModelShape
 from launcher.planning.sizes import Census
-from launcher.planning.states import PHASES, TRAINING, Engine, Line, Phase, state_lines
+from launcher.planning.states import PHASES, TRAINING, Engine, Line, Phase
 from launcher.training.contrast import groups_span
 
 Device = Literal["cpu", "cuda"]
@@ -35,10 +36,12 @@ _FORWARD: tuple[Phase, ...] = ("forward", "backward")
 
 @dataclass(frozen=True)
 class Memory:
-    """All lines of one worker. ``device``: whose memory it is."""
+    """All lines of one worker. ``device``: whose memory it is. ``host``: of a worker on a GPU, what
+    is offloaded."""
 
     device: Device
     lines: tuple[Line, ...]
+    host: tuple[Line, ...] = ()
 
     def total(self, phase: Phase) -> int:
         """Bytes in a phase, what the process and its allocator need included."""
@@ -52,6 +55,13 @@ class Memory:
     @property
     def peak(self) -> int:
         return self.total(self.peak_phase)
+
+    @property
+    def host_peak(self) -> int:
+        """Bytes that are offloaded, in the fullest phase."""
+        return max(
+            sum(line.bytes for line in self.host if phase in line.phases) for phase in PHASES
+        )
 
     def table(self, phase: Phase) -> list[tuple[str, str, int]]:
         """(kind, part, bytes) of each line there in a phase, the reserves last."""
@@ -87,14 +97,19 @@ def worker_memory(
         model, batch, engine.element, engine.zero, config.engine.recompute
     )
     lines = [
-        *state_lines(census, engine),
+        *engine_lines(census, engine),
         *_activations(kept),
         *_contrast(config, model, batch, engine),
         *_frames(config, model, batch, engine, device),
     ]
     if device == "cpu":
         lines += _building(census, engine)
-    return Memory(device, tuple(lines))
+        return Memory(device, tuple(lines))
+    return Memory(
+        device,
+        tuple(line for line in lines if not line.host),
+        tuple(line for line in lines if line.host),
+    )
 
 
 def run_engine(config: RunConfig, device: Device) -> Engine:
@@ -105,6 +120,7 @@ def run_engine(config: RunConfig, device: Device) -> Engine:
         element=4 if config.engine.precision == "fp32" else 2,
         accumulation=config.accumulation,
         cuda=device == "cuda",
+        offload=config.engine.offload,
     )
 
 

@@ -11,6 +11,8 @@ from launcher.planning.frames import FeatureReading
 from launcher.planning.memory import HOST_PROCESS, Memory, snapshot
 from launcher.planning.search import Candidate
 from launcher.planning.states import PHASES, Phase
+from launcher.planning.timing import HOST_ADAM
+from launcher.planning.ways import gb, offloaded, ways
 from launcher.planning.world import EpochData
 
 _PHASE_NAMES: dict[Phase, str] = {
@@ -32,7 +34,7 @@ def text(plan: Plan) -> str:
         _compute(plan),
         _batches(plan),
         _frames(plan),
-        _ways(plan),
+        ways(plan),
     ]
     return "\n\n".join("\n".join(block) for block in blocks)
 
@@ -52,6 +54,13 @@ def tree(plan: Plan) -> dict[str, Any]:
             "peak": plan.memory.peak,
             "peak_phase": plan.memory.peak_phase,
             "phases": {phase: plan.memory.total(phase) for phase in PHASES},
+            "offloaded": {
+                "peak": plan.memory.host_peak,
+                "lines": [
+                    {"kind": line.kind, "part": line.part, "bytes": line.bytes}
+                    for line in plan.memory.host
+                ],
+            },
             "lines": [
                 {"phase": phase, "kind": kind, "part": part, "bytes": size}
                 for phase in PHASES
@@ -87,7 +96,7 @@ def _head(plan: Plan) -> Iterator[str]:
     yield (
         f"{plan.world.gpus} workers on {machines}, a {unit} each; ZeRO-"
         f"{engine.zero}, {engine.precision}, micro-batch {engine.micro_batch}, recomputed: "
-        f"{recomputed}; LLM {plan.config.model.llm.train}"
+        f"{recomputed}{offloaded(engine.offload)}; LLM {plan.config.model.llm.train}"
     )
     yield (
         f"texts as long as they may be: questions {batch.question} tokens (assumed), prompts "
@@ -110,15 +119,32 @@ def _memory(plan: Plan) -> Iterator[str]:
     phase = memory.peak_phase
     yield f"Memory of a worker at its peak, {_PHASE_NAMES[phase]} (GB)"
     yield from _table(memory, phase)
-    others = (f"{_PHASE_NAMES[other]} {_gb(memory.total(other))}" for other in PHASES)
+    others = (f"{_PHASE_NAMES[other]} {gb(memory.total(other))}" for other in PHASES)
     yield f"  by phase: {', '.join(others)}"
     if memory.device == "cpu":
-        yield f"  the process before it has a model: {_gb(HOST_PROCESS)}, measured"
+        yield f"  the process before it has a model: {gb(HOST_PROCESS)}, measured"
+    if memory.host:
+        yield from _host(plan)
+    elif plan.config.engine.offload:
+        yield "  engine.offload gains nothing: without a GPU all is host memory"
     if plan.config.checkpoint.in_background:
         yield (
-            f"  not in it: {_gb(snapshot(plan.config, plan.census))} of host memory for the "
+            f"  not in it: {gb(snapshot(plan.config, plan.census))} of host memory for the "
             "checkpoint being written (checkpoint.in_background)"
         )
+
+
+def _host(plan: Plan) -> Iterator[str]:
+    """What is offloaded, line by line."""
+    memory, workers = plan.memory, plan.world.per_node
+    each = memory.host_peak
+    yield (
+        f"  offloaded, in host memory: {gb(each)} a worker, {gb(each * workers)} a machine; all "
+        "but Adam's moments may be page-locked"
+    )
+    for line in memory.host:
+        if line.bytes >= 5e5:
+            yield f"  {line.kind:<20}{line.part:<42}{gb(line.bytes):>9}"
 
 
 def _table(memory: Memory, phase: Phase) -> Iterator[str]:
@@ -126,15 +152,15 @@ def _table(memory: Memory, phase: Phase) -> Iterator[str]:
     for kind, part, size in memory.table(phase):
         if size < 5e5:  # nothing that two decimals of a gigabyte could show
             continue
-        yield f"  {kind if kind != last else '':<20}{part:<42}{_gb(size):>9}"
+        yield f"  {kind if kind != last else '':<20}{part:<42}{gb(size):>9}"
         last = kind
-    yield f"  {'peak':<62}{_gb(memory.peak):>9}"
+    yield f"  {'peak':<62}{gb(memory.peak):>9}"
 
 
 def _checkpointing(plan: Plan) -> Iterator[str]:
     yield f"{'Activations (GB)':<32}{'kept':>12}{'recomputed':>12}"
     for part, kept, again in _pairs(plan):
-        yield f"  {part:<30}{_gb(kept):>12}{_gb(again):>12}"
+        yield f"  {part:<30}{gb(kept):>12}{gb(again):>12}"
 
 
 def _pairs(plan: Plan) -> list[tuple[str, int, int]]:
@@ -161,8 +187,14 @@ def _compute(plan: Plan) -> Iterator[str]:
         f"step: {time.seconds:.2f} s for {time.pairs:.0f} pairs, {time.pairs / time.seconds:.1f} "
         f"pairs/s: {time.compute:.2f} s computing at {hardware.mfu:.0%} of "
         f"{hardware.tflops:g} TFLOP/s, {time.communication:.2f} s sending "
-        f"{_gb(round(time.bytes_sent))} GB"
+        f"{gb(round(time.bytes_sent))} GB"
     )
+    if time.bytes_copied:
+        yield (
+            f"  in it for what is offloaded: {time.copying:.2f} s copying "
+            f"{gb(round(time.bytes_copied))} GB to and from the host at {hardware.pcie:g} GB/s "
+            f"(--pcie), {time.updating:.2f} s AdamW there at {HOST_ADAM / 1e9:g} GB/s (stated)"
+        )
 
 
 _COLUMNS = ("forward", "backward", "recompute")
@@ -181,9 +213,9 @@ def _batches(plan: Plan) -> Iterator[str]:
         return
     yield (
         f"data: {data.samples} clips, {data.questions} questions in {data.visits} visits, "
-        f"{data.steps} steps an epoch; {data.shards} shards, {_gb(data.bytes)} GB; a machine reads "
+        f"{data.steps} steps an epoch; {data.shards} shards, {gb(data.bytes)} GB; a machine reads "
         f"{_range(*data.shards_per_node)} shards, "
-        f"{_gb(data.bytes_per_node[0])} to {_gb(data.bytes_per_node[1])} GB"
+        f"{gb(data.bytes_per_node[0])} to {gb(data.bytes_per_node[1])} GB"
     )
 
 
@@ -195,7 +227,7 @@ def _frames(plan: Plan) -> Iterator[str]:
         return
     if isinstance(costs, FeatureReading):
         yield (
-            f"features: {_gb(round(costs.bytes))} GB an epoch of each machine, {rate} in "
+            f"features: {gb(round(costs.bytes))} GB an epoch of each machine, {rate} in "
             f"{_time(costs.seconds)}; nothing is decoded, and no image encoder runs"
         )
         return
@@ -205,13 +237,13 @@ def _frames(plan: Plan) -> Iterator[str]:
         trunk = f"{_time(costs.trunk, 'GPU-')} image encoder"
     yield "Clips or features, an epoch of each machine"
     yield (
-        f"  clips:    {_gb(round(costs.clip_bytes))} GB + {_time(costs.decode, 'CPU-')} decoding "
+        f"  clips:    {gb(round(costs.clip_bytes))} GB + {_time(costs.decode, 'CPU-')} decoding "
         f"({costs.decode_per_clip:.3f} CPU-s a clip, {how}) + {trunk}: "
         f"{_time(costs.with_clips)}"
     )
     yield (
-        f"  features: {_gb(round(costs.feature_bytes))} GB, {rate}: {_time(costs.with_features)}; "
-        f"{_gb(costs.stored)} GB to keep, {_time(costs.making)} to make once (`gcg extract`)"
+        f"  features: {gb(round(costs.feature_bytes))} GB, {rate}: {_time(costs.with_features)}; "
+        f"{gb(costs.stored)} GB to keep, {_time(costs.making)} to make once (`gcg extract`)"
     )
     after = costs.pays_after
     when = "features never pay" if after is None else f"features pay after {after:.1f} epochs"
@@ -224,66 +256,9 @@ def _time(seconds: float, kind: str = "") -> str:
     return f"{seconds / 60:.1f} {kind}min" if seconds < 6000 else f"{seconds / 3600:.1f} {kind}h"
 
 
-def _ways(plan: Plan) -> Iterator[str]:
-    limit = plan.situation.hardware.memory
-    yield f"Ways to run it in {_gb(round(limit))} GB, the global batch kept"
-    best = plan.best
-    for (zero, recompute), found in _grouped(plan.candidates).items():
-        name = f"ZeRO-{zero}, recomputed: {', '.join(recompute) or 'nothing'}"
-        yield f"  {name:<40}{_verdict(found, plan)}"
-    if best is None:
-        yield "cheapest: none fits; take more GPUs, shorter texts, or fewer questions a visit"
-    else:
-        yield (
-            f"cheapest: engine.zero={best.zero} "
-            f"engine.recompute={_listed(best.recompute)} engine.micro_batch={best.micro_batch}: "
-            f"{_gb(best.peak)} GB{_seconds(best, plan)}"
-        )
-
-
-def _verdict(found: list[Candidate], plan: Plan) -> str:
-    fitting = [one for one in found if one.fits]
-    if not fitting:
-        least = min(found, key=lambda one: one.peak)
-        assert least.exceeded is not None
-        line, used = least.exceeded
-        return (
-            f"does not fit: {_gb(least.peak)} GB at micro-batch {least.micro_batch}, "
-            f"beyond it with {line} ({_gb(used)})"
-        )
-    own = min(fitting, key=lambda one: one.cost)
-    if own is plan.best:
-        return f"cheapest: {_gb(own.peak)} GB at micro-batch {own.micro_batch}{_seconds(own, plan)}"
-    most = max(one.micro_batch for one in fitting)
-    why = "slower" if plan.best and own.time.seconds > plan.best.time.seconds else "more memory"
-    return (
-        f"fits up to micro-batch {most}, {why}: {_gb(own.peak)} GB at micro-batch "
-        f"{own.micro_batch}{_seconds(own, plan)}"
-    )
-
-
-def _seconds(one: Candidate, plan: Plan) -> str:
-    return "" if plan.situation.device == "cpu" else f", {one.time.seconds:.2f} s a step"
-
-
-def _grouped(found: list[Candidate]) -> dict[tuple[int, tuple[str, ...]], list[Candidate]]:
-    groups: dict[tuple[int, tuple[str, ...]], list[Candidate]] = {}
-    for one in found:
-        groups.setdefault((one.zero, one.recompute), []).append(one)
-    return groups
-
-
 def _candidate(one: Candidate) -> dict[str, Any]:
     return {**asdict(one), "fits": one.fits, "seconds": one.time.seconds}
 
 
-def _gb(size: int) -> str:
-    return f"{size / 1e9:.2f}"
-
-
 def _range(low: int, high: int) -> str:
     return str(low) if low == high else f"{low} to {high}"
-
-
-def _listed(parts: tuple[str, ...]) -> str:
-    return f"[{','.join(parts)}]"

@@ -33,14 +33,17 @@ class Situation:
 
 @dataclass(frozen=True)
 class Candidate:
-    """One ZeRO stage, set of recomputed parts and micro-batch. ``exceeded``: the first line that is
-    beyond the memory, with the bytes up to and with it; None where all fit."""
+    """One ZeRO stage, set of recomputed parts, of offloaded parts, and micro-batch. ``host``: bytes
+    of host memory for what is offloaded. ``exceeded``: the first line that is beyond the memory,
+    with the bytes up to and with it; None where all fit."""
 
     zero: Stage
     recompute: tuple[str, ...]
+    offload: tuple[str, ...]
     micro_batch: int
     accumulation: int
     peak: int
+    host: int
     time: StepTime
     exceeded: tuple[str, int] | None
 
@@ -56,15 +59,23 @@ class Candidate:
 
 def candidates(config: RunConfig, situation: Situation) -> list[Candidate]:
     """Every stage, every set of recomputed parts, every micro-batch that a worker's share of the
-    global batch can be cut into; the global batch stays."""
+    global batch can be cut into; the global batch stays. On GPUs where nothing fits so, or where
+    the run offloads, also every set of offloaded parts."""
+    found = [evaluate(one, situation) for one in _ways(config, offloading=False)]
+    wanted = config.engine.offload or cheapest(found) is None
+    if wanted and situation.device == "cuda":
+        found += [evaluate(one, situation) for one in _ways(config, offloading=True)]
+    return found
+
+
+def _ways(config: RunConfig, *, offloading: bool) -> Iterator[RunConfig]:
     share = config.data.global_batch // config.world_size
-    return [
-        evaluate(with_engine(config, zero, recompute, micro), situation)
-        for zero in _stages(config)
-        for recompute in _subsets(config)
-        for micro in range(1, share + 1)
-        if share % micro == 0
-    ]
+    for zero in _stages(config):
+        for offload in _offloads(zero) if offloading else [()]:
+            for recompute in _subsets(config):
+                for micro in range(1, share + 1):
+                    if share % micro == 0:
+                        yield with_engine(config, zero, recompute, offload, micro)
 
 
 def cheapest(found: Sequence[Candidate]) -> Candidate | None:
@@ -79,9 +90,11 @@ def evaluate(config: RunConfig, situation: Situation) -> Candidate:
     return Candidate(
         zero=engine.zero,
         recompute=engine.recompute,
+        offload=engine.offload,
         micro_batch=engine.micro_batch,
         accumulation=config.accumulation,
         peak=memory.peak,
+        host=memory.host_peak,
         time=time,
         exceeded=first_exceeded(memory, situation.hardware.memory),
     )
@@ -119,13 +132,23 @@ def first_exceeded(memory: Memory, limit: float) -> tuple[str, int] | None:
 
 
 def with_engine(
-    config: RunConfig, zero: Stage, recompute: tuple[str, ...], micro: int
+    config: RunConfig,
+    zero: Stage,
+    recompute: tuple[str, ...],
+    offload: tuple[str, ...],
+    micro: int,
 ) -> RunConfig:
-    """``config`` with another ZeRO stage, recomputation and micro-batch."""
+    """``config`` with another ZeRO stage, recomputation, offload and micro-batch."""
     engine = config.engine.model_copy(
-        update={"zero": zero, "recompute": recompute, "micro_batch": micro}
+        update={"zero": zero, "recompute": recompute, "offload": offload, "micro_batch": micro}
     )
     return config.model_copy(update={"engine": engine})
+
+
+def _offloads(zero: Stage) -> list[tuple[str, ...]]:
+    if zero == 3:
+        return [("optimizer",), ("weights",), ("optimizer", "weights")]
+    return [("optimizer",)]
 
 
 def _stages(config: RunConfig) -> tuple[Stage, ...]:

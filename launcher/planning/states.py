@@ -33,25 +33,29 @@ _MAX_REUSE_DISTANCE = int(1e9)
 @dataclass(frozen=True)
 class Line:
     """``bytes`` on each worker in some phases of a step. ``tensor``: of the largest single tensor,
-    which decides what a C allocator does with it once it is freed."""
+    which decides what a C allocator does with it once it is freed. ``host``: offloaded, so in host
+    memory though the worker has a GPU."""
 
     kind: str
     part: str
     bytes: int
     phases: tuple[Phase, ...]
     tensor: int = 0
+    host: bool = False
 
 
 @dataclass(frozen=True)
 class Engine:
     """What the states depend on. ``cuda``: on GPUs, where gradients are reduced while
-    others are computed and AdamW works on all tensors at once."""
+    others are computed and AdamW works on all tensors at once. ``offload``: parts of the states
+    that lie in host memory (:mod:`launcher.planning.offload`)."""
 
     zero: int
     world: int
     element: int
     accumulation: int
     cuda: bool
+    offload: tuple[str, ...] = ()
 
     @property
     def profile(self) -> dict[str, int]:
@@ -64,34 +68,43 @@ class Engine:
 
 
 def state_lines(census: Census, engine: Engine) -> list[Line]:
-    """All of it, for one worker; shares of W are rounded up."""
-    lines = [*_weights(census, engine), *_optimizer(census, engine)]
+    """All of it, for one worker that offloads nothing; shares of W are rounded up."""
+    lines = [
+        *weight_lines(census, engine),
+        *optimizer_lines(census, engine),
+        *gradient_lines(census, engine),
+        *gathered_lines(census, engine),
+    ]
+    return [line for line in lines if line.bytes]
+
+
+def gradient_lines(census: Census, engine: Engine) -> list[Line]:
+    """Gradients, what they are reduced through, and what the update computes with."""
     by_stage: dict[int, Callable[[Census, Engine], list[Line]]] = {
         1: _gradients_1,
         2: _gradients_2,
         3: _gradients_3,
     }
-    lines += by_stage[engine.zero](census, engine)
-    if engine.zero == 3:
-        lines += _gathered(census, engine)
-    return [line for line in lines if line.bytes]
+    return by_stage[engine.zero](census, engine)
 
 
 def weight_bytes(census: Census, engine: Engine) -> dict[str, int]:
     """Bytes by part: e·N on each worker, e·N/W under stage 3; NF4 ones are never cut."""
-    share = engine.world if engine.zero == 3 else 1
+    parts = engine.world if engine.zero == 3 else 1
     found = dict.fromkeys(PARTS, 0)
     for weight in census.weights:
         each = NF4_BYTES if weight.quantized else engine.element
-        found[weight.part] += round(_share(weight.numel, share) * each)
+        found[weight.part] += round(share(weight.numel, parts) * each)
     return {part: size for part, size in found.items() if size}
 
 
-def _share(numel: int, world: int) -> int:
+def share(numel: int, world: int) -> int:
+    """Of elements cut into W, the largest part."""
     return -(-numel // world)
 
 
-def _weights(census: Census, engine: Engine) -> list[Line]:
+def weight_lines(census: Census, engine: Engine) -> list[Line]:
+    """A worker's weights, and under stage 3 the small ones, which it has whole."""
     lines = [
         Line("weights", part, size, PHASES) for part, size in weight_bytes(census, engine).items()
     ]
@@ -103,23 +116,23 @@ def _weights(census: Census, engine: Engine) -> list[Line]:
     return lines
 
 
-def _optimizer(census: Census, engine: Engine) -> list[Line]:
+def optimizer_lines(census: Census, engine: Engine) -> list[Line]:
     """12·N_t/W: the float32 copy, which is made in float32, too (``_create_fp32_partitions`` and
     ``single_partition_of_fp32_groups`` clone), and Adam's two moments, made by the first update."""
-    own = _share(census.trained, engine.world)
+    own = share(census.trained, engine.world)
     return [
         Line("optimizer states", "float32 weights", 4 * own, PHASES, 4 * own),
         Line("optimizer states", "Adam's moments", 8 * own, TRAINING, 4 * own),
     ]
 
 
-def _held(engine: Engine) -> tuple[Phase, ...]:
+def held(engine: Engine) -> tuple[Phase, ...]:
     """When gradients that outlive a backward pass are there: beside the activations of the next
     micro-batch, or only from the backward pass on."""
     return TRAINING if engine.accumulation > 1 else TRAINING[1:]
 
 
-def _buckets(census: Census, engine: Engine, copies: int) -> list[Line]:
+def bucket_lines(census: Census, engine: Engine, copies: int) -> list[Line]:
     """``copies`` of a reduce bucket, or of the largest gradient where that is larger, and two
     gradients on their way into it."""
     largest = max(weight.numel for weight in census.weights if weight.trained)
@@ -136,13 +149,13 @@ def _gradients_1(census: Census, engine: Engine) -> list[Line]:
     N_t/W side by side (``grads_in_partition``, shared by all AdamW groups, so kept until the last
     is updated), and group by group a copy in float32. A bucket is filled, and flattened once more
     for the all-reduce (``allreduce_bucket``)."""
-    e, own = engine.element, _share(census.trained, engine.world)
+    e, own = engine.element, share(census.trained, engine.world)
     until: tuple[Phase, ...] = ("forward", "backward") if engine.accumulation > 1 else ("backward",)
     largest = max(weight.numel for weight in census.weights if weight.trained)
     return [
         Line("gradients", "all, added up", e * census.trained, until, e * largest),
         Line("gradients", "own share, side by side", e * own, TRAINING[1:], e * own),
-        *_buckets(census, engine, 3 if engine.cuda else 2)[:1],
+        *bucket_lines(census, engine, 3 if engine.cuda else 2)[:1],
         *_update(census, engine),
     ]
 
@@ -151,9 +164,9 @@ def _gradients_2(census: Census, engine: Engine) -> list[Line]:
     """Stage 2: a worker's own gradients, added up in float32, 4·N_t/W
     (``_build_compact_grad_partition_buffer``), and used by the update as they are. In float32 they
     are first laid side by side, over several micro-batches also summed, and copied flat."""
-    own = 4 * _share(census.trained, engine.world)
-    lines = [Line("gradients", "own share, float32", own, _held(engine), own)]
-    lines += _buckets(census, engine, 3 if engine.cuda else 2)
+    own = 4 * share(census.trained, engine.world)
+    lines = [Line("gradients", "own share, float32", own, held(engine), own)]
+    lines += bucket_lines(census, engine, 3 if engine.cuda else 2)
     if engine.accumulates_fp32:
         return [*lines, *_update(census, engine, copied=False)]
     if engine.accumulation > 1:
@@ -164,12 +177,12 @@ def _gradients_2(census: Census, engine: Engine) -> list[Line]:
 def _gradients_3(census: Census, engine: Engine) -> list[Line]:
     """Stage 3: 4·N_t/W for good (``grad_partitions_flat_buffer``) and one bucket for good, put
     together once more for each reduce-scatter (``reduce_scatter_coalesced``)."""
-    own = 4 * _share(census.trained, engine.world)
+    own = 4 * share(census.trained, engine.world)
     bucket = engine.profile["reduce_bucket_size"] * engine.element
     return [
         Line("gradients", "own share, float32", own, TRAINING, own),
         Line("ZeRO buffers", "reduce bucket", bucket, PHASES, bucket),
-        *_buckets(census, engine, 1),
+        *bucket_lines(census, engine, 1),
         *_update(census, engine),
     ]
 
@@ -180,9 +193,9 @@ def _update(census: Census, engine: Engine, *, copied: bool = True) -> list[Line
     holds a root and its quotient, its ``foreach`` form (CUDA) the root, 4 bytes a weight each
     (``torch/optim/adam.py``)."""
     largest = max(total(group) for group in census.groups.values())
-    own = _share(largest, engine.world)
+    own = share(largest, engine.world)
     one = max(weight.numel for weight in census.weights if weight.trained)
-    one = _share(one, engine.world) if engine.zero == 3 else min(one, own)
+    one = share(one, engine.world) if engine.zero == 3 else min(one, own)
     lines = [Line("update", "norm of a gradient, float64", 8 * one, ("norm",), 8 * one)]
     if copied:
         name = "largest group's gradients, float32"
@@ -192,11 +205,13 @@ def _update(census: Census, engine: Engine, *, copied: bool = True) -> list[Line
     return lines
 
 
-def _gathered(census: Census, engine: Engine) -> list[Line]:
+def gathered_lines(census: Census, engine: Engine) -> list[Line]:
     """Stage 3's whole weights in use. From the third step on a weight that is used again within
     ``stage3_max_reuse_distance`` elements is not let go (``__params_to_release``): those within
     half of it from where the pass turns back. To this come what is fetched ahead and the largest
     module, both also once as they arrive (``all_gather_coalesced``: a flat tensor, then copies)."""
+    if engine.zero != 3:
+        return []
     profile = engine.profile
     reuse = profile.get("stage3_max_reuse_distance", _MAX_REUSE_DISTANCE) // 2
     arriving = min(profile["stage3_prefetch_bucket_size"] + census.largest_module, census.total)

@@ -17,6 +17,9 @@ from launcher.training.optimizer import learning_rate_share, parameter_groups
 # deepspeed.DeepSpeedEngine, whose own annotations fit only some of its configurations.
 Engine = Any
 
+# What a run file calls a part, and DeepSpeed.
+_OFFLOADED = {"optimizer": "offload_optimizer", "weights": "offload_param"}
+
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -42,6 +45,9 @@ def engine_profile(config: RunConfig) -> dict[str, Any]:
     )
     # Overlapping needs CUDA streams; gloo on a CPU has none to overlap with.
     profile["zero_optimization"]["overlap_comm"] = config.scale.use_gpu
+    profile["optimizer"]["params"]["fused"] = is_fused(config)
+    for part in config.engine.offload:
+        profile["zero_optimization"][_OFFLOADED[part]] = {"device": "cpu"}
     return profile
 
 
@@ -104,6 +110,23 @@ def import_deepspeed(use_gpu: bool) -> Any:
     deepspeed.ops.__dict__["__compatible_ops__"] = {}
     quiet_libraries()
     return deepspeed
+
+
+def is_fused(config: RunConfig) -> bool:
+    """Whether AdamW makes one pass over memory: torch's fused one, where the host computes it.
+
+    DeepSpeed's own for the host is compiled when it is first needed (docs/training.md).
+    """
+    return "optimizer" in config.engine.offload
+
+
+def keep_adam(engine: Engine, config: RunConfig) -> None:
+    """AdamW's form as this run has it, after groups and states were read from a checkpoint of a run
+    that may have had its optimizer elsewhere."""
+    for group in engine.optimizer.param_groups:
+        group["fused"] = is_fused(config)
+    for state in engine.optimizer.optimizer.state.values():
+        state["step"] = state["step"].cpu()  # counted there in both forms: nobody waits for a GPU
 
 
 def set_learning_rate(engine: Engine, config: RunConfig, step: int) -> float:

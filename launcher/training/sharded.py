@@ -92,6 +92,7 @@ def _partition(init: Any, parameter: nn.Parameter, dtype: torch.dtype, device: A
     What ``zero.Init`` does to a parameter in memory (``_zero_init_param``), but for the broadcast
     of its values and the copy of one slice of them.
     """
+    from deepspeed.accelerator import get_accelerator
     from deepspeed.runtime.swap_tensor.partitioned_param_swapper import PartitionedParamStatus
     from deepspeed.runtime.zero.partition_parameters import free_param
 
@@ -100,7 +101,13 @@ def _partition(init: Any, parameter: nn.Parameter, dtype: torch.dtype, device: A
     init._convert_to_deepspeed_param(parameter)
     param: Any = parameter
     aligned = param.aligned_size()
-    own: Any = torch.zeros(aligned // init.dp_world_size, dtype=dtype, device=device)
+    # Offloaded weights lie in the host's memory but for small ones, which stay whole.
+    offloaded = init.remote_device == "cpu" and not param.ds_persist
+    place = "cpu" if offloaded else device
+    own: Any = torch.zeros(aligned // init.dp_world_size, dtype=dtype, device=place)
+    if offloaded and init.pin_memory:
+        accelerator: Any = get_accelerator()
+        own = accelerator.pin_memory(own)
     own.ds_numel, own.status, own.final_location = (
         len(own),
         PartitionedParamStatus.AVAILABLE,

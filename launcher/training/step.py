@@ -21,6 +21,7 @@ from launcher.config import RunConfig
 from launcher.errors import RunStoppedError
 from launcher.training.contrast import ContrastExchange
 from launcher.training.engine import Engine, model_dtype, set_learning_rate
+from launcher.training.fresh import FreshGradients
 from launcher.training.guard import Cause, Guard
 
 PARTS = ("loss_vqa", "loss_reg", "loss_con")
@@ -79,6 +80,7 @@ class TrainStep:
         self._config = config
         self._guard = guard
         self._contrast = ContrastExchange(config)
+        self._fresh = FreshGradients(engine)
         self._scaled = config.engine.precision == "fp16"
         self._skipped_in_a_row = 0
         weights = config.model.loss
@@ -105,6 +107,7 @@ class TrainStep:
         assert len(micro) == self._config.accumulation, (len(micro), self._config.accumulation)
         engine = self._engine
         engine.train()
+        self._fresh.begin()
         lr = set_learning_rate(engine, self._config, step)
         scale = dist.get_world_size() * len(micro) / num_pairs
         sums = torch.zeros(len(PARTS), dtype=torch.float64)
@@ -124,6 +127,7 @@ class TrainStep:
                 # A gradient may be finite where the loss is not: this one never is.
                 total = total * math.nan
             engine.backward(total * scale)
+            self._fresh.after_backward(first=number == 1, last=number == len(micro))
             engine.step()
         return self._result(sums, step, num_pairs, lr, spike, pairs)
 

@@ -18,8 +18,14 @@ def test_a_70b_llm_fits_80_gb_only_sharded():
 
 
 def test_what_does_not_fit_is_said():
-    found = row("flan-t5-xl", 8, Hardware(memory=5e9))
+    found = row("flan-t5-xl", 8, Hardware(memory=2.5e9))
     assert found["best"] is None
     lines = table([found]).splitlines()
     assert lines[-1].endswith("| none | – | – | – |")
     assert lines[-1].count("|") == lines[0].count("|")
+
+
+def test_what_fits_with_offload_alone_says_so():
+    found = row("flan-t5-xl", 8, Hardware(memory=5.5e9))
+    assert min(found["least"].values()) > 5.5e9 >= found["best"]["peak"]
+    assert "offload" in table([found]).splitlines()[-1]

@@ -29,31 +29,39 @@ LIMIT = {"fp32": 1e-5, "bf16": 2e-2}
 
 @dataclass(frozen=True)
 class Leg:
-    """One attempt: ranks and ZeRO stage."""
+    """One attempt: ranks, ZeRO stage, and what is offloaded."""
 
     world_size: int
     zero: int
+    offload: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return f"{self.world_size}x{self.zero}" + "".join(part[0] for part in self.offload)
 
 
 @dataclass(frozen=True)
 class Chain:
     legs: tuple[Leg, ...]
     precision: str = "fp32"
-    offload: bool = False
 
     @property
     def name(self) -> str:
-        legs = "-".join(f"{leg.world_size}x{leg.zero}" for leg in self.legs)
-        return f"{legs}{'-offload' * self.offload}-{self.precision}"
+        return "-".join([*(leg.name for leg in self.legs), self.precision])
 
 
-def chain(text: str, precision: str = "fp32", *, offload: bool = False) -> Chain:
-    """``2x3 1x2``: two ranks with ZeRO-3, then one with ZeRO-2."""
-    legs = (part.split("x") for part in text.split())
-    return Chain(tuple(Leg(int(world), int(zero)) for world, zero in legs), precision, offload)
+def chain(text: str, precision: str = "fp32") -> Chain:
+    """``2x3 1x2o 2x3ow``: two ranks with ZeRO-3, one with ZeRO-2 and an offloaded optimizer, two
+    with ZeRO-3 and weights offloaded as well."""
+    parts = {"o": "optimizer", "w": "weights"}
+    legs = [
+        Leg(int(leg[0]), int(leg[2]), tuple(parts[letter] for letter in leg[3:]))
+        for leg in text.split()
+    ]
+    return Chain(tuple(legs), precision)
 
 
-QUICK = [chain("2x2 1x3 2x2")]
+QUICK = [chain("2x2 1x3o 2x2o 2x2")]
 SLOW = [
     chain("2x2 1x3 4x2 2x3"),
     chain("2x1 1x1 4x1 2x1"),
@@ -62,7 +70,11 @@ SLOW = [
     chain("2x2 1x3 4x2 2x3", "bf16"),
     chain("2x2 2x3 2x2 2x1"),
     chain("2x3 2x1 2x3 2x2"),
-    chain("2x2 1x3 4x1 2x3", offload=True),
+    chain("2x2o 1x3o 4x1o 2x3o"),
+    chain("2x3ow 1x2o 4x3ow 2x1o", "bf16"),
+    chain("2x1 2x1o 2x1 2x1o", "bf16"),
+    chain("2x2o 2x2 2x2o 2x2", "bf16"),
+    chain("2x3 2x3ow 2x3w 2x3o", "bf16"),
 ]
 
 
@@ -95,7 +107,7 @@ def run_leg(root: str, chains: list[Chain], number: int) -> dict[str, Outcome]:
     for each in chains:
         leg = each.legs[number]
         attempt = ToyAttempt(
-            Path(root) / each.name, leg.world_size, leg.zero, each.precision, each.offload
+            Path(root) / each.name, leg.world_size, leg.zero, each.precision, leg.offload
         )
         position = attempt.keeper.restore()
         begin = number * EVERY

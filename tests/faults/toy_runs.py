@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-import launcher.training.engine as engine_module
-from ds_configs import load_profile
 from launcher.checkpoints.fence import begin_attempt
 from launcher.checkpoints.keeper import CheckpointKeeper, Position
 from launcher.storage.run_folder import RunFolder
@@ -53,13 +48,14 @@ class ToyAttempt:
         world_size: int,
         zero: int,
         precision: str = "fp32",
-        offload: bool = False,
+        offload: tuple[str, ...] = (),
     ) -> None:
         self.config = toy_config(
             storage,
             engine__zero=zero,
             engine__precision=precision,
             engine__micro_batch=2,
+            engine__offload=list(offload),
             scale__num_workers=world_size,
             optim__projection_warmup_steps=1,  # gives the gate a group of its own
             checkpoint__keep=100,
@@ -70,8 +66,7 @@ class ToyAttempt:
         dist.broadcast_object_list(number, src=0)
         self.number = number[0]
         seed_everything(self.config.run.seed)
-        with offloaded() if offload else nullcontext():
-            self.engine = build_engine(GatedModel(), self.config)
+        self.engine = build_engine(GatedModel(), self.config)
         self.step = TrainStep(self.engine, self.config, Guard(self.config.safety))
         self.keeper = CheckpointKeeper(
             self.engine, self.config, self.folder, attempt=self.number, data_fingerprint="toy"
@@ -123,24 +118,6 @@ class ToyAttempt:
             self.engine.global_steps,
             float(self.engine.module.seen),
         )
-
-
-@contextmanager
-def offloaded() -> Iterator[None]:
-    """The profiles with the optimizer's state in host memory, which no run file asks for yet."""
-
-    def load(zero: int) -> dict[str, Any]:
-        profile = load_profile(zero)
-        profile["zero_optimization"]["offload_optimizer"] = {"device": "cpu"}
-        profile["zero_force_ds_cpu_optimizer"] = False  # DeepSpeed's own would be compiled
-        return profile
-
-    before = engine_module.load_profile
-    engine_module.load_profile = load
-    try:
-        yield
-    finally:
-        engine_module.load_profile = before
 
 
 @dataclass

@@ -69,6 +69,7 @@ PLAUSIBLE: dict[str, list[Any]] = {
     "engine.precision": ["fp16", "fp32"],
     "engine.micro_batch": [1, 3, HUGE],
     "engine.recompute": [["vision"], ["llm", "llm"]],
+    "engine.offload": [["optimizer"], ["weights", "weights"]],
     "scale.num_workers": [1, 3, 4, 65_536],
     "scale.use_gpu": [True],
     "scale.address": ["auto", "localhost:1"],

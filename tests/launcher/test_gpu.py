@@ -98,6 +98,20 @@ def test_half_precision_trains_near_fp32(packed: Path, tmp_path: Path, precision
         assert half[-1]["loss_scale"] >= 1
 
 
+@pytest.mark.parametrize(
+    ("zero", "offload"), [(2, ["optimizer"]), (3, ["weights"]), (3, ["optimizer", "weights"])]
+)
+def test_offload_gives_the_losses_without_it(
+    packed: Path, tmp_path: Path, zero: int, offload: list[str]
+):
+    engine = {"zero": zero, "precision": "fp32", "micro_batch": 2}
+    without = trained(packed, tmp_path, "without", engine=engine)
+    own = trained(packed, tmp_path, "offloaded", engine={**engine, "offload": offload})
+    for ours, theirs in zip(own, without, strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=2e-3)
+        assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=2e-2)
+
+
 def test_resuming_gives_the_same_losses_bit_for_bit(packed: Path, tmp_path: Path):
     whole = trained(packed, tmp_path, "whole")
     config = make(packed, tmp_path, "parts")

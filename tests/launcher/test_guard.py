@@ -21,7 +21,18 @@ from tests.spawn import run_ranks
 from .test_engine import Attempt, same
 from .toy import ToyBatch, ToyModel, ToyOutput, toy_micro_batches, toy_num_pairs
 
-CASES = [(1, "bf16"), (2, "fp32"), (3, "bf16")]
+Case = tuple[int, str, tuple[str, ...], str]
+# ZeRO stage, precision, what is offloaded, and what goes wrong.
+CASES: list[Case] = [
+    *(
+        (zero, precision, (), kind)
+        for zero, precision in ((1, "bf16"), (2, "fp32"), (3, "bf16"))
+        for kind in ("loss", "gradient", "spike")
+    ),
+    (1, "fp32", ("optimizer",), "loss"),
+    (2, "bf16", ("optimizer",), "gradient"),
+    (3, "bf16", ("optimizer", "weights"), "loss"),
+]
 BAD_STEP = 2
 
 
@@ -45,21 +56,20 @@ class Found:
     as_if_left_out: bool
 
 
-def run_cases(root: str) -> dict[tuple[int, str, str], Found]:
-    return {
-        (zero, precision, kind): run_case(Path(root), zero, precision, kind)
-        for zero, precision in CASES
-        for kind in ("loss", "gradient", "spike")
-    }
+def run_cases(root: str) -> dict[Case, Found]:
+    return {case: run_case(Path(root), case) for case in CASES}
 
 
-def run_case(root: Path, zero: int, precision: str, kind: str) -> Found:
+def run_case(root: Path, case: Case) -> Found:
+    zero, precision, offload, kind = case
+    root = root / f"{zero}-{precision}-{len(offload)}-{kind}"
     changes: dict[str, Any] = {
+        "engine__offload": list(offload),
         "engine__zero": zero,
         "engine__precision": precision,
         "safety__on_spike": "skip" if kind == "spike" else "go_on",
     }
-    attempt = Attempt(root / f"{zero}-{precision}-{kind}", model=Rooted(), **changes)
+    attempt = Attempt(root / "with", model=Rooted(), **changes)
     results = attempt.train(0, BAD_STEP)
     before = attempt.masters()
     if kind == "spike":
@@ -73,7 +83,7 @@ def run_case(root: Path, zero: int, precision: str, kind: str) -> Found:
     final = attempt.masters()
     attempt.engine.destroy()
 
-    other = Attempt(root / f"{zero}-{precision}-{kind}-without", model=Rooted(), **changes)
+    other = Attempt(root / "without", model=Rooted(), **changes)
     other.train(0, BAD_STEP)
     seed_everything(other.rank)
     other.train(BAD_STEP + 1, 6)
@@ -94,14 +104,14 @@ def bad_step(attempt: Attempt, kind: str) -> StepResult:
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[tuple[int, str, str], Found]]:
+def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[Case, Found]]:
     return run_ranks(run_cases, 2, str(tmp_path_factory.mktemp("guard")))
 
 
-@pytest.mark.parametrize("kind", ["loss", "gradient", "spike"])
-@pytest.mark.parametrize(("zero", "precision"), CASES)
-def test_a_bad_step_is_left_out_on_all_ranks_together(found, zero: int, precision: str, kind: str):
-    by_rank = [ranks[zero, precision, kind] for ranks in found]
+@pytest.mark.parametrize("case", CASES)
+def test_a_bad_step_is_left_out_on_all_ranks_together(found, case: Case):
+    kind = case[-1]
+    by_rank = [ranks[case] for ranks in found]
     for own in by_rank:
         assert [r.bad for r in own.results] == [None, None, kind, None, None, None]
         assert own.results[BAD_STEP].grad_norm == math.inf

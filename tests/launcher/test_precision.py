@@ -19,6 +19,15 @@ from tests.spawn import run_ranks
 from .test_engine import Attempt, same
 from .toy import toy_config
 
+# ZeRO stage and what is offloaded.
+CASES = [
+    (1, ()),
+    (2, ()),
+    (3, ()),
+    (2, ("optimizer",)),
+    (3, ("optimizer", "weights")),
+]
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -30,7 +39,7 @@ class Trained:
     said: list[str]
 
 
-def fp16_attempt(storage: Path, zero: int, **changes: Any) -> Attempt:
+def fp16_attempt(storage: Path, case: Any, **changes: Any) -> Attempt:
     """An attempt at the toy run in fp16.
 
     DeepSpeed refuses fp16 on a CPU without fp16 instructions. Torch computes in it on any, in
@@ -40,15 +49,16 @@ def fp16_attempt(storage: Path, zero: int, **changes: Any) -> Attempt:
 
     accelerator: Any = get_accelerator()
     accelerator.is_fp16_supported = lambda: True
-    return Attempt(storage, engine__zero=zero, engine__precision="fp16", **changes)
+    changes |= {"engine__zero": case[0], "engine__offload": list(case[1])}
+    return Attempt(storage, engine__precision="fp16", **changes)
 
 
-def train_in_fp16(root: str) -> dict[int, Trained]:
+def train_in_fp16(root: str) -> dict[Any, Trained]:
     """Steps 2 and 3 overflow: the loss scale is raised until they must."""
     found = {}
-    for zero in (1, 2, 3):
-        storage = Path(root) / str(zero)
-        attempt = fp16_attempt(storage, zero, engine__loss_scale_power=8)
+    for case in CASES:
+        storage = Path(root) / str(len(found))
+        attempt = fp16_attempt(storage, case, engine__loss_scale_power=8)
         results = attempt.train(0, 2)
         scaler = attempt.engine.optimizer.loss_scaler
         scaler.cur_scale, scaler.cur_hysteresis = 2.0**30, 1
@@ -62,14 +72,14 @@ def train_in_fp16(root: str) -> dict[int, Trained]:
         final = attempt.masters()
         attempt.engine.destroy()
 
-        resumed = fp16_attempt(storage, zero, engine__loss_scale_power=8)
+        resumed = fp16_attempt(storage, case, engine__loss_scale_power=8)
         position = resumed.keeper.restore()
         assert position is not None
         again = resumed.train(position.step, 8)
         alike = again == results[6:] and same(final, resumed.masters())
         said = stopped_by_overflows(resumed)
         resumed.engine.destroy()
-        found[zero] = Trained(results, still, alike, said)
+        found[case] = Trained(results, still, alike, said)
     return found
 
 
@@ -89,15 +99,15 @@ def stopped_by_overflows(attempt: Attempt) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> list[dict[int, Trained]]:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> list[dict[Any, Trained]]:
     return run_ranks(train_in_fp16, 2, str(tmp_path_factory.mktemp("fp16")))
 
 
-@pytest.mark.parametrize("zero", [1, 2, 3])
+@pytest.mark.parametrize("case", CASES)
 def test_overflows_are_skipped_and_counted_alike_on_every_rank(
-    trained: list[dict[int, Trained]], zero: int
+    trained: list[dict[Any, Trained]], case: Any
 ):
-    first, second = (found[zero] for found in trained)
+    first, second = (found[case] for found in trained)
     assert first.results == second.results
     results = first.results
     assert [result.skipped_steps for result in results] == [0, 0, 1, 2, 2, 2, 2, 2]
@@ -114,14 +124,14 @@ def test_overflows_are_skipped_and_counted_alike_on_every_rank(
     assert [r.lr for r in results[2:]] == sorted((r.lr for r in results[2:]), reverse=True)
 
 
-@pytest.mark.parametrize("zero", [1, 2, 3])
-def test_fp16_resumes_bit_for_bit(trained: list[dict[int, Trained]], zero: int):
-    assert all(found[zero].resumed_alike for found in trained)
+@pytest.mark.parametrize("case", CASES)
+def test_fp16_resumes_bit_for_bit(trained: list[dict[Any, Trained]], case: Any):
+    assert all(found[case].resumed_alike for found in trained)
 
 
-@pytest.mark.parametrize("zero", [1, 2, 3])
-def test_endless_overflow_stops_all_ranks_with_a_line(trained: list[dict[int, Trained]], zero: int):
-    first, second = (found[zero].said for found in trained)
+@pytest.mark.parametrize("case", CASES)
+def test_endless_overflow_stops_all_ranks_with_a_line(trained: list[dict[Any, Trained]], case: Any):
+    first, second = (found[case].said for found in trained)
     assert first == second
     assert first[0].startswith(f"step {8 + MAX_SKIPPED}: {MAX_SKIPPED} updates in a row")
     assert "engine.precision=bf16" in first[0]
@@ -206,6 +216,13 @@ def test_emulated_bf16_is_pointed_out(tmp_path: Path):
     gpu = toy_config(tmp_path, engine__precision="bf16", scale__use_gpu=True)
     assert list(slow_settings(gpu)) == []
     assert list(slow_settings(toy_config(tmp_path, engine__precision="fp32"))) == []
+
+
+def test_offload_without_a_gpu_is_pointed_out(tmp_path: Path):
+    changes = {"engine__precision": "fp32", "engine__offload": ["optimizer"]}
+    (line,) = slow_settings(toy_config(tmp_path, **changes))
+    assert line.startswith("engine.offload = ['optimizer']: saves GPU memory")
+    assert list(slow_settings(toy_config(tmp_path, **changes, scale__use_gpu=True))) == []
 
 
 def test_a_model_that_cannot_be_built_is_refused(tmp_path: Path):

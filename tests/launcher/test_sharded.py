@@ -160,6 +160,7 @@ class AtTwo:
     consolidated: set[str]
     handed_whole: list[StepResult]
     recomputed: list[StepResult]
+    weights_offloaded: list[StepResult]
     stages: dict[int, list[StepResult]]
 
 
@@ -198,6 +199,13 @@ def at_two_ranks(root: str) -> AtTwo:
     run = Attempt(config("recomputed", recompute=["vision", "qformer", "llm"]))
     recomputed = run.train(0, 4)
     run.engine.destroy()
+    run = Attempt(config("resumed", offload=["weights", "optimizer"]))
+    assert run.keeper.roll_back() == Position(4, {})
+    same_offloaded = run.masters()
+    run.engine.destroy()
+    run = Attempt(config("offloaded", offload=["weights"]))
+    weights_offloaded = run.train(0, 4)
+    run.engine.destroy()
     stages = {}
     for zero in (2, 3):
         run = Attempt(config(f"zero-{zero}", zero=zero, precision="fp32"))
@@ -209,10 +217,14 @@ def at_two_ranks(root: str) -> AtTwo:
         differences(Path(root)),
         straight,
         resumed,
-        masters.keys() == same.keys() and all(torch.equal(masters[n], same[n]) for n in same),
+        all(
+            masters.keys() == again.keys() and all(torch.equal(masters[n], again[n]) for n in again)
+            for again in (same, same_offloaded)
+        ),
         set(saved),
         handed_whole,
         recomputed,
+        weights_offloaded,
         stages,
     )
 
@@ -273,6 +285,11 @@ def test_a_sharded_run_resumes_bit_for_bit(two: list[AtTwo]):
 def test_recomputed_activations_change_nothing_under_zero_3(two: list[AtTwo]):
     for rank in two:
         assert rank.recomputed == rank.straight
+
+
+def test_offloaded_weights_change_nothing(two: list[AtTwo]):
+    for rank in two:
+        assert rank.weights_offloaded == rank.straight
 
 
 def test_the_stages_train_alike(two: list[AtTwo]):
