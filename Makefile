@@ -6,6 +6,7 @@ STAMP := $(VENV)/.installed
 DEMO := runs/demo
 SPLITS := train val test
 MODES := uniform grounding oracle
+JOBS ?= 2
 
 .PHONY: setup demo test test-slow test-cluster check format clean
 
@@ -31,8 +32,9 @@ demo: setup
 	@echo "clips $(DEMO)/corpus, shards $(DEMO)/shards, runs $(MODES:%=$(DEMO)/%)"
 	@echo "results $(DEMO)/results.json; curves: $(BIN)/tensorboard --logdir $(DEMO)"
 
+# Two files of tests at a time, each in order in a process of its own.
 test: setup
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist loadfile
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
