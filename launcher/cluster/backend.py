@@ -17,6 +17,7 @@ from ray.train.v2._internal.execution.failure_handling import (
 from launcher.cluster.interface import use_interface
 from launcher.cluster.leaving import watch_sigterm
 from launcher.config import RunConfig
+from launcher.errors import UserError
 
 _NEVER_S = 10 * 365 * 86400
 
@@ -66,6 +67,15 @@ class Losses:
 
     def bears(self, error: TrainingFailedError) -> bool:
         """Whether workers are to be started again after ``error``."""
-        if not self._is_elastic:
+        if not self._is_elastic or told(error):
             return False
         return self._policy.make_decision(error) == FailureDecision.RETRY
+
+
+def told(error: TrainingFailedError) -> list[str]:
+    """The lines of users' errors with which workers failed, as they do where the storage takes no
+    ``stopped.json``."""
+    failures = getattr(error, "worker_failures", {}).values()
+    causes = [getattr(failure, "_base_exc", failure) for failure in failures]
+    lines = [line for cause in causes if isinstance(cause, UserError) for line in cause.lines]
+    return list(dict.fromkeys(lines))

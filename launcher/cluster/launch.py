@@ -99,7 +99,7 @@ def _fit_until_done(config: RunConfig, folder: RunFolder, departure: Departure) 
     """
     from ray.train import TrainingFailedError
 
-    from launcher.cluster.backend import Losses
+    from launcher.cluster.backend import Losses, told
 
     losses = Losses(config)
     while True:
@@ -111,6 +111,8 @@ def _fit_until_done(config: RunConfig, folder: RunFolder, departure: Departure) 
         try:
             _departing(trainer.fit, departure, Growth(config, folder, world))
         except TrainingFailedError as error:
+            if lines := told(error):
+                raise RunStoppedError(lines) from None
             if not losses.bears(error):
                 raise
             logger.warning("workers were lost: %s", str(error).strip().splitlines()[-1])

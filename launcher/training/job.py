@@ -19,6 +19,7 @@ from launcher.checkpoints.keeper import CheckpointKeeper
 from launcher.cluster.leaving import LeaveRequests
 from launcher.cluster.watchdog import Watchdog
 from launcher.config import RunConfig
+from launcher.errors import RunStoppedError
 from launcher.observe.ledger import Ledger
 from launcher.observe.meter import Meter
 from launcher.observe.peak import Peak, find_peak
@@ -26,8 +27,9 @@ from launcher.observe.questions import QuestionLog
 from launcher.observe.runlog import RunLog
 from launcher.observe.sinks import open_sinks
 from launcher.observe.step_cost import StepCost
+from launcher.storage.places import refused
 from launcher.storage.run_folder import RunFolder
-from launcher.training.agreement import together
+from launcher.training.agreement import from_rank_0, together
 from launcher.training.build import build_parts
 from launcher.training.data import build_loader
 from launcher.training.engine import Engine, build_engine
@@ -94,7 +96,8 @@ def build_job(
         folder: the run's, as this worker writes into it.
 
     Raises:
-        RunStoppedError: on every rank, if the checkpoint or the data cannot be used on any.
+        RunStoppedError: on every rank, if the storage, the checkpoint or the data cannot be used
+            on any.
     """
     rank, world_size = dist.get_rank(), dist.get_world_size()
     folder = folder or RunFolder(config.folder).of_worker(rank)
@@ -163,6 +166,16 @@ def _beginning(job: Job) -> dict[str, Any]:
 
 
 def _take_over(folder: RunFolder) -> int:
-    number = [begin_attempt(folder) if dist.get_rank() == 0 else 0]
-    dist.broadcast_object_list(number, src=0)
-    return number[0]
+    def begin() -> int:
+        try:
+            return begin_attempt(folder)
+        except Exception as error:
+            why = refused(error)
+            if why is None:
+                raise
+            raise RunStoppedError(
+                f"{folder.root}: cannot be written to: {why}; make room or restore the storage, "
+                "and run the same command again"
+            ) from None
+
+    return from_rank_0(begin)

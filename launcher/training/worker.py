@@ -15,6 +15,7 @@ from launcher.checkpoints.find import newest
 from launcher.cluster.leaving import LeaveRun, ray_preemption
 from launcher.config import RunConfig, parse_run_config
 from launcher.errors import StaleAttemptError, UserError
+from launcher.storage.places import refused
 from launcher.storage.run_folder import RunFolder, write_json
 from launcher.training.agreement import on_rank_0
 from launcher.training.job import Job, Report, build_job, restore
@@ -46,6 +47,9 @@ def run_worker(
     it is written to ``stopped.json`` for the driver, and the worker ends without an error, since
     trying again would change nothing. So it does when a newer attempt has taken over the run, and
     when it was asked to leave, after a checkpoint of all ranks; ``left.json`` says at which step.
+
+    Raises:
+        UserError: such a rule, where the storage takes no ``stopped.json``; Ray carries it.
     """
     rank = dist.get_rank()
     folder = RunFolder(config.folder).of_worker(rank)
@@ -60,13 +64,22 @@ def run_worker(
         except UserError as error:
             logger.error("%s", error)
             if rank == 0:
-                write_json(folder.stopped, {"lines": error.lines})
+                _tell_driver(folder, error)
         except StaleAttemptError as error:
             # No failure: trying again would take the run from the attempt that owns it now.
             logger.error("%s", error)
         except Exception:
             logger.exception("worker %d failed", rank)
             raise
+
+
+def _tell_driver(folder: RunFolder, stopped: UserError) -> None:
+    try:
+        write_json(folder.stopped, {"lines": stopped.lines})
+    except Exception as error:
+        if refused(error) is None:
+            raise
+        raise stopped from None
 
 
 def _build_restore_train(
