@@ -95,7 +95,8 @@ def test_a_damaged_checkpoint_there_is_passed_over(store: S3, zero: int):
     assert different == []
     folder = RunFolder(run_place(f"s3://{BUCKET}/zero-{zero}/toy"))
     assert [(c.step, c.attempt) for c in complete_checkpoints(folder)] == [(3, 1), (6, 2)]
-    assert not any(p.is_file() for p in working_place(folder.root).rglob("*"))  # left nothing here
+    left = working_place(folder.checkpoints).rglob("*")
+    assert not any(path.is_file() for path in left)  # on this machine
     # On one rank, at stage 3: by way of a conversion.
     (tensors,) = run_ranks(elsewhere, 1, store.env(), zero, preloaded=True)
     saved = load_trained_weights(folder.checkpoints / "step-00000006.attempt-2")

@@ -60,8 +60,8 @@ class ToyAttempt:
             optim__projection_warmup_steps=1,  # gives the gate a group of its own
             checkpoint__keep=100,
         )
-        self.folder = RunFolder(self.config.folder)
         rank = dist.get_rank()
+        self.folder = RunFolder(self.config.folder).of_worker(rank)
         number = [begin_attempt(self.folder) if rank == 0 else 0]
         dist.broadcast_object_list(number, src=0)
         self.number = number[0]

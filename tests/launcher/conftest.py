@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,7 @@ def run_tree(packed: Path, storage: Path, **sections: dict[str, Any]) -> dict[st
             "contrast_group": 2,
             "decode_threads": 1,
         },
-        "model": MODEL,
+        "model": copy.deepcopy(MODEL),
         "optim": {"steps": 4, "lr": 1e-3, "grounding_lr": 1e-3, "warmup_steps": 1},
         "engine": {"micro_batch": 2},
         "checkpoint": {"every": 2},
