@@ -34,3 +34,8 @@ def s3() -> Iterator[S3]:
     pytest.importorskip("s3fs", reason="needs moto and s3fs: pip install -e '.[dev]'")
     with s3_server() as server:
         yield server
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest file first: else it is still running when all others are done."""
+    items.sort(key=lambda item: item.path.name != "test_ray_job.py")
