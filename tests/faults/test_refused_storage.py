@@ -155,7 +155,8 @@ def test_a_disk_that_is_full_for_too_long(disk: SmallDisk, start: Start, whole: 
     code, said = command.finish()
     assert code == 2, said
     assert "Traceback" not in said
-    assert "No space left on device; the checkpoint before it is intact: make room" in said
+    # Ray starts the workers again, who then cannot begin either: what they say last is told.
+    assert "cannot be written to: No space left on device; make room or restore the storage" in said
     kept, reached = saved_step(folder), last_step(folder)
     assert kept >= EVERY
     disk.clear()
