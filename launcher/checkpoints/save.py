@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from launcher.checkpoints.snapshot import HostMemory, SnapshotEngine
 from launcher.checkpoints.universal import ZERO_TAG
 from launcher.config import CheckpointSection
 from launcher.errors import RunStoppedError
-from launcher.storage.places import refused
+from launcher.storage.places import fault_of
 from launcher.storage.run_folder import RunFolder
 from launcher.training.agreement import from_rank_0
 from launcher.training.engine import Engine
@@ -71,7 +70,7 @@ class Saver:
         began = time.monotonic()
         self.wait(final=False)
         path = checkpoint_path(self._folder, step, self._attempt)
-        fault = from_rank_0(lambda: _fault(partial(self._open, step)))
+        fault = from_rank_0(lambda: fault_of(partial(self._open, step)))
         if fault is not None:
             self._note_failure(path, [fault], final=False)
             return
@@ -102,12 +101,12 @@ class Saver:
                 raise RunStoppedError(self._last_failure)
             return
         faults: list[str | None] = [None] * dist.get_world_size()
-        dist.all_gather_object(faults, _fault(self._writer.wait_written))
+        dist.all_gather_object(faults, fault_of(self._writer.wait_written))
         lines = [line for line in faults if line is not None]
         if lines:
             self._writer.give_up()
         else:
-            fault = from_rank_0(lambda: _fault(self._writer.wait_committed))
+            fault = from_rank_0(lambda: fault_of(self._writer.wait_committed))
             lines = [] if fault is None else [fault]
         self._writer.path = None
         if lines:
@@ -130,7 +129,7 @@ class Saver:
         self.failures.append(line)
         self._last_failure = line
         if self._rank == 0:
-            _fault(partial(discard, path))  # a storage that refuses may refuse that as well
+            fault_of(partial(discard, path))  # a storage that refuses may refuse that as well
 
     def _open(self, step: int) -> None:
         open_checkpoint(self._folder, step, self._attempt)
@@ -153,15 +152,3 @@ class Saver:
 def rank_file(folder: Path, rank: int) -> Path:
     """What a rank keeps beside DeepSpeed's files."""
     return folder / f"rank-{rank:05d}.pt"
-
-
-def _fault(action: Callable[[], object]) -> str | None:
-    """Why the storage refused; anything else is raised."""
-    try:
-        action()
-    except Exception as error:
-        why = refused(error)
-        if why is None:
-            raise
-        return why
-    return None

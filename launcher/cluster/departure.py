@@ -11,11 +11,10 @@ import logging
 import signal
 import threading
 import time
-from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any
 
-from launcher.storage.places import is_remote, refused
+from launcher.storage.places import fault_of, is_remote
 from launcher.storage.run_folder import RunFolder, write_text
 
 logger = logging.getLogger(__name__)
@@ -86,8 +85,8 @@ class Departure:
     ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
-        with suppress(OSError):  # a storage that refuses; the next command removes it
-            self._folder.leave.unlink(missing_ok=True)
+        # Where the storage refuses, the next command removes it.
+        fault_of(lambda: self._folder.leave.unlink(missing_ok=True))
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if self.number is not None:
@@ -102,12 +101,8 @@ class Departure:
             self._wish(name)
 
     def _wish(self, name: str) -> None:
-        try:
-            write_text(self._folder.leave, f"{name}\n")
-        except Exception as error:
-            why = refused(error)
-            if why is None:
-                raise
+        why = fault_of(lambda: write_text(self._folder.leave, f"{name}\n"))
+        if why is not None:
             logger.warning("%s: the workers cannot be asked to save: %s", self._folder.leave, why)
             self._again = True
 

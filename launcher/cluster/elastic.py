@@ -17,7 +17,7 @@ from typing import Any
 from launcher.checkpoints.fence import current_attempt
 from launcher.cluster.departure import ClusterLostError
 from launcher.config import RunConfig
-from launcher.storage.places import refused
+from launcher.storage.places import fault_of
 from launcher.storage.run_folder import RunFolder, write_text
 
 logger = logging.getLogger(__name__)
@@ -127,18 +127,15 @@ class Growth:
     def _wish(self, world: int | None) -> None:
         if world == self._wished:
             return
-        try:
-            if world is None:
-                self._folder.grow.unlink(missing_ok=True)
-            else:
-                write_text(self._folder.grow, f"there is room for {world} workers\n")
-        except Exception as error:
-            why = refused(error)
-            if why is None:
-                raise
-            logger.warning("%s: %s; tried again soon", self._folder.grow, why)
-            return
-        self._wished = world
+        grow = self._folder.grow
+        if world is None:
+            why = fault_of(lambda: grow.unlink(missing_ok=True))
+        else:
+            why = fault_of(lambda: write_text(grow, f"there is room for {world} workers\n"))
+        if why is None:
+            self._wished = world
+        else:
+            logger.warning("%s: %s; tried again soon", grow, why)
 
 
 class _Seats:

@@ -48,13 +48,9 @@ def report(args: argparse.Namespace) -> int:
 
 
 def _write(out: Path, page: str) -> None:
-    from launcher.storage.places import refused
+    from launcher.storage.places import fault_of
     from launcher.storage.run_folder import write_text
 
-    try:
-        write_text(out, page)
-    except Exception as error:
-        why = refused(error)
-        if why is None:
-            raise
-        raise UserError(f"--out {out}: {why}; name a file that can be written") from None
+    why = fault_of(lambda: write_text(out, page))
+    if why is not None:
+        raise UserError(f"--out {out}: {why}; name a file that can be written")

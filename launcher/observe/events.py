@@ -25,7 +25,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from launcher.storage.places import is_remote, refused
+from launcher.storage.places import fault_of, is_remote
 
 logger = logging.getLogger(__name__)
 
@@ -56,15 +56,10 @@ class EventFile:
     def add(self, kind: str, **values: Any) -> Event:
         """Write an event that happens now; returns its line."""
         event = {"kind": kind, "time": round(time.time(), 3), **values}
-        try:
-            self._append(json.dumps(event).encode() + b"\n")
-        except Exception as error:
-            why = refused(error)
-            if why is None:
-                raise
-            if not self._warned:
-                self._warned = True
-                logger.warning("%s: the account of the run has gaps: %s", self._path, why)
+        why = fault_of(lambda: self._append(json.dumps(event).encode() + b"\n"))
+        if why is not None and not self._warned:
+            self._warned = True
+            logger.warning("%s: the account of the run has gaps: %s", self._path, why)
         return event
 
     def _append(self, line: bytes) -> None:

@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from launcher.errors import StaleAttemptError
-from launcher.storage.places import download, refused, sizes_below, upload, working_place
+from launcher.storage.places import download, fault_of, sizes_below, upload, working_place
 
 logger = logging.getLogger(__name__)
 
@@ -116,13 +116,11 @@ class Mirror:
 
     def _push_or_warn(self) -> None:
         try:
-            self.push()
+            why = fault_of(self.push)
         except StaleAttemptError:
             self._ended.set()
-        except Exception as error:
-            why = refused(error)
-            if why is None:
-                raise
+            return
+        if why is not None:
             logger.warning("%s: figures and logs could not be written: %s", self._place, why)
 
     def _is_own(self, name: str) -> bool:

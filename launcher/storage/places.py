@@ -12,6 +12,7 @@ import functools
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
@@ -81,6 +82,19 @@ def refused(error: BaseException) -> str | None:
     return None
 
 
+def fault_of(action: Callable[[], object]) -> str | None:
+    """What the storage said in words, if it refused what ``action`` does; else None. Any other
+    error is raised."""
+    try:
+        action()
+    except Exception as error:
+        why = refused(error)
+        if why is None:
+            raise
+        return why
+    return None
+
+
 def names_in(folder: Path) -> list[str]:
     """What lies directly in a folder; nothing where there is none.
 
@@ -135,11 +149,7 @@ def remove_tree(folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         return
     remote = cast("Any", folder)
-    try:
-        remote.fs.rm(remote.path, recursive=True)
-    except Exception as error:
-        if refused(error) is None:
-            raise
+    fault_of(lambda: remote.fs.rm(remote.path, recursive=True))
 
 
 def working_place(place: Path) -> Path:

@@ -15,7 +15,7 @@ from launcher.checkpoints.find import newest
 from launcher.cluster.leaving import LeaveRun, ray_preemption
 from launcher.config import RunConfig, parse_run_config
 from launcher.errors import StaleAttemptError, UserError
-from launcher.storage.places import refused
+from launcher.storage.places import fault_of
 from launcher.storage.run_folder import RunFolder, write_json
 from launcher.training.agreement import on_rank_0
 from launcher.training.job import Job, Report, build_job, restore
@@ -74,12 +74,8 @@ def run_worker(
 
 
 def _tell_driver(folder: RunFolder, stopped: UserError) -> None:
-    try:
-        write_json(folder.stopped, {"lines": stopped.lines})
-    except Exception as error:
-        if refused(error) is None:
-            raise
-        raise stopped from None
+    if fault_of(lambda: write_json(folder.stopped, {"lines": stopped.lines})) is not None:
+        raise stopped
 
 
 def _build_restore_train(
