@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,8 @@ from launcher.k8s.quantities import quantity
 
 Manifest = dict[str, Any]
 _RENDER_S = 120
+# What the API server takes; a file of objects that came from elsewhere may hold anything.
+_KEY = re.compile(r"(?!\.\.)[-._a-zA-Z0-9]{1,253}")
 
 
 @dataclass(frozen=True)
@@ -188,6 +191,11 @@ def _run_config(docs: list[Manifest], job: Manifest) -> RunConfig:
 def _load(files: dict[str, str], place: Path, overrides: list[str]) -> RunConfig:
     with tempfile.TemporaryDirectory() as folder:
         for name, text in files.items():
+            if not _KEY.fullmatch(name):
+                raise UserError(
+                    f"ConfigMap: data[{name!r}] is no key of a ConfigMap: letters, digits, '-', "
+                    "'_' and '.' alone, and not '..' first; correct it"
+                )
             (Path(folder) / name).write_text(text, encoding="utf-8")
         return load_run_config(Path(folder) / place, overrides)
 

@@ -100,6 +100,8 @@ def rank_needs(worker: Worker) -> list[Need]:
             Need("weights on their way", READING),
             *_frames(worker),
         ]
+        if worker.memory.host:
+            needs.append(Need("what is offloaded", worker.memory.host_peak))
     needs.append(Need("Ray's worker", RAY_WORKER))
     if config.checkpoint.in_background:
         needs.append(Need("the checkpoint being written", snapshot(config, worker.census)))

@@ -142,10 +142,10 @@ def _components(wish: Wish, known: list[str]) -> Iterator[str]:
         elif name in MODELS:
             yield f"--component {name}: the run file names the model; set it there"
         elif name in STORAGES and name not in wish.components[:1]:
+            place = f"folder below {_MOUNT}" if name == "storage-pvc" else "URL"
             yield (
                 f"--component {name}: run.storage = {config.run.storage} is kept by "
-                f"{wish.components[0]}; use a "
-                f"{'folder below {_MOUNT}' if name == 'storage-pvc' else 'URL'} there"
+                f"{wish.components[0]}; use a {place} there"
             )
         elif name in (GPU, "rdma") and not config.scale.use_gpu:
             yield f"--component {name}: needs scale.use_gpu=true; set it, or leave this out"

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from launcher.cli import main
 from launcher.k8s.objects import kustomize_command
 
 from . import crd
@@ -19,6 +20,7 @@ from .assemble import assemble
 from .manifests import GPU_OVERLAY, OVERLAYS, ROOT, Manifest, kustomize, load_file
 
 Combined = Callable[..., list[Manifest]]
+Command = Callable[..., tuple[int, list[str], list[str]]]
 
 
 @cache
@@ -71,3 +73,17 @@ def combined(tmp_path_factory: pytest.TempPathFactory) -> Combined:
         return kustomize(folder) if kustomize_command() else assemble(folder)
 
     return lambda names, settings="": copy.deepcopy(make(tuple(names), settings))
+
+
+@pytest.fixture
+def gcg(capsys: pytest.CaptureFixture[str]) -> Command:
+    """Run a command: exit code, lines of standard output, lines of errors."""
+
+    def run(*words: object) -> tuple[int, list[str], list[str]]:
+        capsys.readouterr()
+        code = main([str(word) for word in words])
+        told = capsys.readouterr()
+        errors = [line.removeprefix("error: ") for line in told.err.splitlines()]
+        return code, told.out.splitlines(), errors
+
+    return run

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 
-from launcher.cli import main
 from launcher.config import load_run_config
 from launcher.k8s.objects import kustomize_command, run_objects
 from launcher.k8s.parts import parts_folder
+from launcher.k8s.sizing import plan_worker
 
 from . import checks, crd, pods
+from .conftest import Command
 from .manifests import GPU_OVERLAY, ROOT, Manifest, every, kustomize, one
 
 IMAGE = "ghcr.io/you/gcg-train@sha256:" + 64 * "5"
@@ -25,21 +24,6 @@ ELASTIC = ("--set", "scale.num_workers=[8,16]")
 pytestmark = pytest.mark.skipif(
     kustomize_command() is None, reason="neither kubectl nor kustomize is installed"
 )
-Command = Callable[..., tuple[int, list[str], list[str]]]
-
-
-@pytest.fixture
-def gcg(capsys: pytest.CaptureFixture[str]) -> Command:
-    """Run a command: exit code, lines of standard output, lines of errors."""
-
-    def run(*words: object) -> tuple[int, list[str], list[str]]:
-        capsys.readouterr()
-        code = main([str(word) for word in words])
-        told = capsys.readouterr()
-        errors = [line.removeprefix("error: ") for line in told.err.splitlines()]
-        return code, told.out.splitlines(), errors
-
-    return run
 
 
 def words(config: Path, out: Path, *more: str, nodes: int = 2) -> list[str]:
@@ -98,6 +82,17 @@ def test_the_run_file_is_the_users(gcg: Command, tmp_path: Path):
     assert {group.ray["image"] for group in run.groups} == {IMAGE}
 
 
+def test_what_is_offloaded_is_memory_of_the_host(gcg: Command, tmp_path: Path):
+    """Weights and both moments in float32, 12 bytes a trained parameter: half of the 16 shares."""
+    limits = []
+    for parts in ("[]", "[optimizer]"):
+        gcg(*words(GPU_RUN, tmp_path / "out", f"--set=engine.offload={parts}"))
+        (workers,) = run_objects(kustomize(tmp_path / "out")).workers
+        limits.append(workers.memory)
+    trained = plan_worker(load_run_config(GPU_RUN, [])).census.trained
+    assert limits[1] - limits[0] >= 12 * trained // 2
+
+
 def test_two_runs_in_a_namespace_know_each_other_apart(gcg: Command, tmp_path: Path):
     """By names, and by the label that budgets, policies and spreading select by."""
     gcg(*words(GPU_RUN, tmp_path / "out", "--name=second", "--component=monitoring"))
@@ -135,7 +130,13 @@ def test_two_runs_in_a_namespace_know_each_other_apart(gcg: Command, tmp_path: P
         (GPU_RUN, ("--image=gcg@sha256:12",), 2, "--image gcg@sha256:12: must name a digest"),
         (GPU_RUN, ("--component=volcano",), 2, "--component volcano: there is none; choose of gpu"),
         (GPU_RUN, ("--component=llm-70b",), 2, "--component llm-70b: the run file names the model"),
-        (GPU_RUN, ("--component=storage-s3",), 2, "run.storage = /mnt/gcg/runs is kept by"),
+        (GPU_RUN, ("--component=storage-s3",), 2, "is kept by storage-pvc; use a URL there"),
+        (
+            GPU_RUN,
+            ("--component=storage-pvc", "--set=run.storage=s3://bucket/runs"),
+            2,
+            "is kept by storage-s3; use a folder below /mnt/gcg there",
+        ),
         (GPU_RUN, ("--component=spot",), 2, "--component spot: scale.num_workers = 16 is fixed"),
         (GPU_RUN, ("--name=My_Run",), 2, "--name My_Run: must be lower-case letters"),
         (GPU_RUN, (f"--name={'x' * 38}",), 2, "has 38 characters, at most 37"),
@@ -213,48 +214,6 @@ def test_a_failed_rendering_leaves_the_one_before(gcg: Command, tmp_path: Path):
     assert gcg(*words(CPU_RUN, out, "--set=run.storage=/tmp/runs"))[0] == 2
     assert (out / "run.yaml").read_text() == before
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
-
-
-def test_check_reads_a_file_and_says_what_differs(gcg: Command, tmp_path: Path):
-    docs = copy.deepcopy(kustomize(ROOT / GPU_OVERLAY))
-    group = one(docs, "RayJob")["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]
-    group.update(replicas=1, minReplicas=1, maxReplicas=1)
-    path = tmp_path / "rendered.yaml"
-    path.write_text(yaml.safe_dump_all(docs))
-    code, told, _ = gcg("k8s", "check", path)
-    assert code == 1
-    assert told[0].startswith("scale.num_workers = 16: the Pods have room for 8")
-    assert any("minAvailable 1 of 1 Pods; use 0" in line for line in told)
-
-
-@pytest.mark.parametrize(
-    ("text", "line"),
-    [
-        ("a: [", "correct the YAML"),
-        ("a: 1", "holds what is no Kubernetes object"),
-        ("{kind: Pod, metadata: {name: a}}", "kind RayJob: there are 0"),
-        ("{kind: RayJob, metadata: {name: a}, spec: {}}", "names no --config"),
-        (
-            "{kind: RayJob, metadata: {name: a}, spec: {entrypoint: x --config /etc/gcg}}",
-            "has not the shape of one of ours",
-        ),
-    ],
-)
-def test_check_of_what_is_no_run(text: str, line: str, gcg: Command, tmp_path: Path):
-    path = tmp_path / "objects.yaml"
-    path.write_text(text)
-    code, _, errors = gcg("k8s", "check", path)
-    assert code == 2
-    assert line in errors[0]
-
-
-def test_check_of_what_is_not_there(gcg: Command, tmp_path: Path):
-    code, _, errors = gcg("k8s", "check", tmp_path / "nothing")
-    assert code == 2
-    assert "No such file" in errors[0]
-    code, _, errors = gcg("k8s", "check", tmp_path)
-    assert code == 2
-    assert "kustomize refuses it" in errors[0]
 
 
 def test_without_kustomize_it_says_so(
