@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from launcher.storage.run_folder import RunFolder
 from tests.conftest import ROOT
 
 # file, bytes of it that reach the disk before the kill
-KILLS = [
+EDGES = [
     ("shard-0.pt", 0),
     ("shard-0.pt", 1),
     ("shard-1.pt", 3999),
@@ -28,6 +29,15 @@ KILLS = [
     ("COMMIT", 64),
     ("COMMIT", 500),
 ]
+
+
+def drawn(folder: Path, number: int) -> list[tuple[str, int]]:
+    """As many of them again, at random bytes of all that a whole checkpoint has: of a file each in
+    turn, since most bytes are the shards'."""
+    draw = random.Random(0)
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    chosen = [files[count % len(files)] for count in range(number)]
+    return [(path.name, draw.randrange(path.stat().st_size)) for path in chosen]
 
 
 @pytest.fixture
@@ -61,18 +71,20 @@ def steps(folder: RunFolder) -> list[int]:
 
 def test_a_kill_while_writing_leaves_the_one_before(folder: RunFolder):
     assert run(folder, 1, 1) == 0
-    running = [start(folder, 10 + n, 1, f"{name}:{at}") for n, (name, at) in enumerate(KILLS)]
+    (whole,) = complete_checkpoints(folder)
+    kills = [*EDGES, *drawn(whole.path, 12)]
+    running = [start(folder, 10 + n, 1, f"{name}:{at}") for n, (name, at) in enumerate(kills)]
     for process in running:
         process.communicate(timeout=60)
-    assert [process.returncode for process in running] == [-signal.SIGXFSZ] * len(KILLS)
-    assert len(entries(folder)) == 1 + len(KILLS)
+    assert [process.returncode for process in running] == [-signal.SIGXFSZ] * len(kills)
+    assert len(entries(folder)) == 1 + len(kills)
     assert steps(folder) == [1]
     assert all("was not finished" in line for line in passed_over(folder, newest(folder)))
     # The next attempt goes on from step 1, and clears away what the killed ones left.
     attempt = begin_attempt(folder)
     record_origin(folder, attempt, (1, 1))
     assert run(folder, 2, attempt) == 0
-    assert len(prune(folder, 2, attempt)) == len(KILLS)
+    assert len(prune(folder, 2, attempt)) == len(kills)
     assert steps(folder) == [1, 2]
 
 

@@ -7,9 +7,11 @@ command gets SIGTERM, and is started again. Its weights are those of an undistur
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -28,7 +30,7 @@ STEPS = 40
 pytestmark = pytest.mark.slow
 
 
-def make(packed: Path, storage: Path, name: str) -> RunConfig:
+def make(packed: Path, storage: Path, name: str, every: int = 100, grace_s: int = 60) -> RunConfig:
     return parse_run_config(
         run_tree(
             packed,
@@ -36,9 +38,9 @@ def make(packed: Path, storage: Path, name: str) -> RunConfig:
             run={"name": name},
             data={"val": None},
             optim={"steps": STEPS, "lr": 1e-3, "grounding_lr": 1e-3, "warmup_steps": 2},
-            checkpoint={"every": 100, "keep": 2},
+            checkpoint={"every": every, "keep": 2},
             scale={"max_failures": 1},
-            safety={"hang_timeout_s": 25, "grace_s": 60},
+            safety={"hang_timeout_s": 25, "grace_s": grace_s},
         )
     )
 
@@ -103,7 +105,42 @@ def test_asked_to_leave_and_hung(packed: Path, tmp_path: Path, commands: list[Co
     assert rows(folder, "start")[-1]["step"] == asked["step"]  # nothing was done twice
     assert [row["step"] for row in rows(folder, "train")] == list(range(1, STEPS + 1))
 
-    whole = make(packed, tmp_path, "whole")
+    check_equal(config, make(packed, tmp_path, "whole"))
+
+
+def test_five_seconds_of_grace(packed: Path, tmp_path: Path, commands: list[Command]):
+    """All workers get SIGTERM, and SIGKILL five seconds later: they have left by then, or no more
+    is lost than what came after the last checkpoint."""
+    config = make(packed, tmp_path, "hurried", every=4, grace_s=5)
+    folder = RunFolder(config.folder)
+    path = tmp_path / "run.yaml"
+    path.write_text(dump(config))
+    command = Command.start(path)
+    commands.append(command)
+    command.wait_for(lambda: len(rows(folder, "train")) >= 6, "steps past a checkpoint")
+    workers = command.workers()
+    asked_at = time.time()
+    for worker in workers:
+        worker.send_signal(signal.SIGTERM)
+    _, late = psutil.wait_procs(workers, timeout=5)
+    for worker in late:
+        worker.kill()
+    made = rows(folder, "train")[-1]["step"]
+    code, words = command.finish()
+    assert code == 0, words
+    left, again = rows(folder, "left"), rows(folder, "start")[1]
+    assert made - again["step"] <= (0 if left else 4 + 1)
+    if left:
+        assert again["step"] == left[0]["step"]
+    assert [row["step"] for row in rows(folder, "train")] == list(range(1, STEPS + 1))
+    print(  # noqa: T201
+        f"{len(late)} of 2 killed; left with a checkpoint: {bool(left)}; at step {made}, "
+        f"begun again at {again['step']} after {again['time'] - asked_at:.0f} s"
+    )
+    check_equal(config, make(packed, tmp_path, "whole"))
+
+
+def check_equal(config: RunConfig, whole: RunConfig) -> None:
     run_ranks(train_quietly, 2, whole)
     found, expected = (
         load_trained_weights(RunFolder(each.folder).final) for each in (config, whole)

@@ -11,7 +11,9 @@ from __future__ import annotations
 import resource
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from launcher.checkpoints import commit as stage
 from launcher.errors import StaleAttemptError
@@ -72,14 +74,14 @@ class _Limited:
 
 
 def _limit_while_writing(victim: str, offset: int) -> None:
-    write = stage.write_text
+    for name in ("write_text", "write_json"):
+        write: Callable[[Path, Any], None] = getattr(stage, name)
 
-    def limited(path: Path, text: str) -> None:
-        with _Limited(path.name == victim, offset):
-            write(path, text)
+        def limited(path: Path, content: Any, write: Callable[[Path, Any], None] = write) -> None:
+            with _Limited(path.name == victim, offset):
+                write(path, content)
 
-    stage.write_text = limited
-    stage.write_json = lambda path, content: limited(path, stage.json.dumps(content))
+        setattr(stage, name, limited)
 
 
 if __name__ == "__main__":
