@@ -89,8 +89,8 @@ def _rows(section: Schema, known: Schema) -> Iterator[str]:
         if "properties" in _resolved(field, known):
             continue
         default = f"`{json.dumps(field['default'])}`" if "default" in field else "–"
-        kind = _kind(field, known).replace("|", "\\|")
-        yield f"| `{name}` | {kind} | {default} |"
+        cells = [f"`{name}`", field["description"], _kind(field, known), default]
+        yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
 def _kind(field: Schema, known: Schema) -> str:
