@@ -27,9 +27,9 @@ class GroundingConfig(Section):
         default=0.2, gt=0, description="profile released: sigma is this / 9, at least 0.01 / 9"
     )
     width: int | None = Field(default=None, gt=0, le=8192, description="D_G; None is D_C / 4")
-    num_layers: int = Field(default=2, ge=1, le=256)
-    num_heads: int = Field(default=4, ge=1, le=1024)
-    dropout: float = Field(default=0.1, ge=0, lt=1)
+    num_layers: int = Field(default=2, ge=1, le=256, description="of the generator's transformer")
+    num_heads: int = Field(default=4, ge=1, le=1024, description="of the generator's transformer")
+    dropout: float = Field(default=0.1, ge=0, lt=1, description="in the generator")
     question_similarity: bool = Field(
         default=False,
         description="ours, not the paper's: tell the generator how like the question a frame is",
@@ -43,8 +43,10 @@ class GroundingConfig(Section):
 class LossConfig(Section):
     """L = L_vqa + alpha_reg * L_reg + alpha_con * L_con (steps 7, 8 and 10)."""
 
-    alpha_reg: float = Field(default=1.0, ge=0)
-    alpha_con: float = Field(default=1.0, ge=0)
+    alpha_reg: float = Field(
+        default=1.0, ge=0, description="weight of the regression to pseudo-labels"
+    )
+    alpha_con: float = Field(default=1.0, ge=0, description="weight of the contrastive loss")
     reg_beta: float = Field(
         default=1.0, gt=0, description="SmoothL1 turns linear beyond this distance"
     )
@@ -98,9 +100,9 @@ class FeaturesConfig(Section):
 class LoRAConfig(Section):
     """Low-rank adapters on the LLM's linear layers, where ``llm.train`` is ``lora``."""
 
-    rank: int = Field(default=16, ge=1, le=16_384)
-    alpha: float = Field(default=32.0, gt=0)
-    dropout: float = Field(default=0.05, ge=0, lt=1)
+    rank: int = Field(default=16, ge=1, le=16_384, description="of each adapter")
+    alpha: float = Field(default=32.0, gt=0, description="adapters are scaled by alpha / rank")
+    dropout: float = Field(default=0.05, ge=0, lt=1, description="before each adapter")
     targets: tuple[Annotated[str, Field(min_length=1)], ...] | None = Field(
         default=None,
         min_length=1,
@@ -121,7 +123,9 @@ class LLMConfig(Section):
     quantize: Literal["none", "nf4"] = Field(
         default="none", description="nf4: 4-bit weights, needs a GPU and bitsandbytes"
     )
-    attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
+    attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = Field(
+        default="auto", description="implementation; auto: what transformers chooses"
+    )
     liger: bool = Field(default=False, description="Liger kernels; needs a GPU and the package")
     chat: Literal["auto", "never"] = Field(
         default="auto", description="auto: the tokenizer's chat template where it has one"
@@ -130,8 +134,12 @@ class LLMConfig(Section):
     prompt: str = Field(
         default="Question: {question} Short answer:", description="{question}, {options}"
     )
-    max_prompt_tokens: int = Field(default=128, ge=1, le=1_000_000)
-    max_answer_tokens: int = Field(default=32, ge=1, le=1_000_000)
+    max_prompt_tokens: int = Field(
+        default=128, ge=1, le=1_000_000, description="longer questions are cut"
+    )
+    max_answer_tokens: int = Field(
+        default=32, ge=1, le=1_000_000, description="of an answer, learned or written"
+    )
 
     @field_validator("train", mode="before")
     @classmethod
@@ -166,7 +174,9 @@ class LLMConfig(Section):
 class GCGConfig(Section):
     """One GCG model. ``preset`` names the frozen encoders, the Q-Former and the LLM."""
 
-    preset: Literal["tiny", "instructblip"] = "tiny"
+    preset: Literal["tiny", "instructblip"] = Field(
+        default="tiny", description="sizes and kinds of encoders, Q-Former and LLM"
+    )
     checkpoint: str | None = Field(
         default=None, description="instructblip: hub name or folder of the InstructBLIP weights"
     )
@@ -174,8 +184,12 @@ class GCGConfig(Section):
         default="timm/eva_giant_patch14_clip_224.laion400m_s11b_b41k",
         description="instructblip: hub name, folder or file of EVA01-g-14 (open_clip)",
     )
-    profile: ProfileName = "paper"
-    mode: Mode = "grounding"
+    profile: ProfileName = Field(
+        default="paper", description="the method as published, as released, or ours"
+    )
+    mode: Mode = Field(
+        default="grounding", description="which frames are answered from; oracle: the pseudo-labels"
+    )
     num_frames: int = Field(
         default=32, ge=1, le=8192, description="T, frames sampled uniformly from a clip"
     )

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dataloaders.trust import RedactingFormatter
-from launcher.commands import checkpoints, data, features, guarded, jobs, k8s, report
+from launcher.commands import checkpoints, data, features, guarded, jobs, k8s, report, usage
 from launcher.commands import stages as handlers
 
 
@@ -65,7 +65,11 @@ def build_parser() -> argparse.ArgumentParser:
     stage.add_argument("--split", choices=["train", "val", "test"], default="val")
     stage.add_argument("--weights", choices=["best", "final"], default="final")
     stage.add_argument("--out", type=Path, metavar="JSON", help="also write the figures here")
+    stage.add_argument("--json", action="store_true", help="print the figures, not tables")
     stage.set_defaults(run=handlers.evaluate)
+
+    usage.add_completion(stages)
+    usage.complete_help(parser)
     return parser
 
 

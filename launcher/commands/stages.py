@@ -77,7 +77,8 @@ def evaluate(args: argparse.Namespace) -> int:
     if args.out is not None:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps(results, indent=2) + "\n")
-    say(table(results))
-    say("")
-    say(type_table(results))
+    if args.json:
+        say(json.dumps(results, indent=2))
+    else:
+        say(f"{table(results)}\n\n{type_table(results)}")
     return 0

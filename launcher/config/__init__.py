@@ -27,56 +27,71 @@ from launcher.storage.places import run_place
 class RunSection(Section):
     """Who the run is: its folder is ``storage``/``name``, and the same name continues it."""
 
-    name: Name
+    name: Name = Field(description="of its folder below run.storage; the same name continues it")
     storage: Storage = Field(
         default="runs", description="folder or s3:// URL, of all workers and all attempts"
     )
-    seed: int = Field(default=0, ge=0, lt=2**31)
+    seed: int = Field(default=0, ge=0, lt=2**31, description="of all that is random")
 
 
 class OptimSection(Section):
     """AdamW with two learning rates, linear warm-up, then a cosine down to ``min_lr_share``."""
 
-    steps: int = Field(ge=1)
-    lr: float = Field(default=1e-5, gt=0)
-    grounding_lr: float = Field(default=7e-5, gt=0)
-    weight_decay: float = Field(default=0.02, ge=0)
+    steps: int = Field(ge=1, description="optimizer steps of the whole run")
+    lr: float = Field(
+        default=1e-5, gt=0, description="of all that is trained but the grounding module"
+    )
+    grounding_lr: float = Field(default=7e-5, gt=0, description="of the grounding module")
+    weight_decay: float = Field(default=0.02, ge=0, description="of AdamW, for matrices")
     betas: tuple[
         Annotated[float, Field(ge=0, lt=1)],
         Annotated[float, Field(ge=0, lt=1)],
-    ] = (0.9, 0.999)
-    warmup_steps: int = Field(default=0, ge=0)
+    ] = Field(default=(0.9, 0.999), description="of AdamW's moments")
+    warmup_steps: int = Field(default=0, ge=0, description="until the learning rates are there")
     projection_warmup_steps: int = Field(
         default=0,
         ge=0,
         description="steps in which only the projection to the LLM learns: for a fresh one",
     )
-    min_lr_share: float = Field(default=0.0, ge=0, le=1)
-    clip_norm: float = Field(default=1.0, gt=0)
+    min_lr_share: float = Field(
+        default=0.0, ge=0, le=1, description="of the learning rates, at the last step"
+    )
+    clip_norm: float = Field(
+        default=1.0, gt=0, description="the most that the norm of all gradients may be"
+    )
 
 
 class EngineSection(Section):
     """How the step is computed: the ZeRO stage, the precision, and what fits into memory."""
 
-    zero: Literal[1, 2, 3] = 2
+    zero: Literal[1, 2, 3] = Field(default=2, description="ZeRO stage: what workers share out")
     precision: Literal["bf16", "fp16", "fp32"] = Field(
         default="bf16", description="of weights and activations; the optimizer's stay fp32"
     )
     micro_batch: int = Field(default=4, ge=1, description="visits per forward pass and worker")
-    # Whose activations are computed again in the backward pass, not kept. Vision matters only with
-    # model.vision.train=true.
-    recompute: tuple[Literal["vision", "qformer", "llm"], ...] = ()
-    # What lies in host memory, not the GPU's: float32 weights, gradients and moments, and AdamW
-    # runs there; under ZeRO-3 also each worker's slices of weights that are not in use.
-    offload: tuple[Literal["optimizer", "weights"], ...] = ()
-    # fp16: the loss is scaled by 2 to this power at first, twice that after so many good steps.
-    loss_scale_power: int = Field(default=16, ge=0, le=18)
-    loss_scale_window: int = Field(default=1000, ge=1)
+    # Vision matters only with model.vision.train=true.
+    recompute: tuple[Literal["vision", "qformer", "llm"], ...] = Field(
+        default=(),
+        description="whose activations are computed again in the backward pass, not kept",
+    )
+    # The optimizer's: float32 weights, gradients and moments, and AdamW runs there; weights: each
+    # worker's slices that are not in use.
+    offload: tuple[Literal["optimizer", "weights"], ...] = Field(
+        default=(), description="what lies in host memory; `weights` under ZeRO-3 alone"
+    )
+    loss_scale_power: int = Field(
+        default=16, ge=0, le=18, description="fp16: the loss is scaled by 2 to this power at first"
+    )
+    loss_scale_window: int = Field(
+        default=1000, ge=1, description="fp16: good steps until the scale is doubled"
+    )
 
 
 class EvalSection(Section):
     every: int = Field(default=0, ge=0, description="steps; 0: only at the end")
-    max_videos: int | None = Field(default=None, ge=1)
+    max_videos: int | None = Field(
+        default=None, ge=1, description="validate on the first so many; null: on all"
+    )
 
 
 class RunConfig(Section):

@@ -72,14 +72,14 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=
 class TrainSet(Section):
     """One data set of a mixture. What is not given is as for the whole ``data`` section."""
 
-    place: Location
+    place: Location = Field(description="a packed folder or its URL")
     repeat: float | None = Field(default=None, gt=0, description="passes over it in an epoch; 1")
     weight: float | None = Field(
         default=None, gt=0, description="its share of an epoch, relative to the other sets' weights"
     )
-    labels: Name | None = None
-    max_bad_share: float | None = Field(default=None, ge=0, le=1)
-    max_consecutive_bad: int | None = Field(default=None, ge=1)
+    labels: Name | None = Field(default=None, description="of this set")
+    max_bad_share: float | None = Field(default=None, ge=0, le=1, description="of this set")
+    max_consecutive_bad: int | None = Field(default=None, ge=1, description="of this set")
 
 
 class DataSection(Section):
@@ -88,11 +88,13 @@ class DataSection(Section):
     mixture: tuple[TrainSet, ...] = Field(
         default=(), description="several data sets in place of data.train"
     )
-    train: Location | None = Field(default=None, validate_default=True)
+    train: Location | None = Field(
+        default=None, validate_default=True, description="a packed folder or its URL"
+    )
     val: Location | None = Field(
         default=None, description="chooses the best checkpoint; never `test`"
     )
-    test: Location | None = None
+    test: Location | None = Field(default=None, description="what `gcg eval --split test` asks")
     labels: Name = Field(
         default="topk", description="pseudo-labels: a folder name under <train>/labels"
     )
@@ -136,11 +138,13 @@ class DataSection(Section):
     decode_timeout_s: float = Field(
         default=60.0, ge=0, le=86400, description="a clip that takes longer is bad; 0: no limit"
     )
-    prefetch_steps: int = Field(default=2, ge=1, le=1000)
+    prefetch_steps: int = Field(default=2, ge=1, le=1000, description="global batches held ready")
     max_bad_share: float = Field(
         default=0.05, ge=0, le=1, description="unreadable clips until it stops"
     )
-    max_consecutive_bad: int = Field(default=50, ge=1)
+    max_consecutive_bad: int = Field(
+        default=50, ge=1, description="unreadable clips one after another until it stops"
+    )
 
     @property
     def sets(self) -> tuple[TrainSet, ...]:

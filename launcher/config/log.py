@@ -15,13 +15,13 @@ from launcher.config.data import Section
 class MLflowSection(Section):
     """Figures for MLflow. Without a server they lie in the run's own folder."""
 
-    enabled: bool = False
+    enabled: bool = Field(default=False, description="send figures")
     tracking_uri: str | None = Field(
         default=None,
         min_length=1,
         description="a server, or a folder as file:/path; null: <run>/mlflow, no network",
     )
-    experiment: str = Field(default="gcg", min_length=1)
+    experiment: str = Field(default="gcg", min_length=1, description="its name there")
 
     @field_validator("tracking_uri")
     @classmethod
@@ -44,10 +44,12 @@ class MLflowSection(Section):
 class WandbSection(Section):
     """Figures for Weights & Biases. Offline they lie in <run>/wandb until `wandb sync`."""
 
-    enabled: bool = False
-    project: str = Field(default="gcg", min_length=1)
-    entity: str | None = Field(default=None, min_length=1)
-    mode: Literal["offline", "online"] = "offline"
+    enabled: bool = Field(default=False, description="send figures")
+    project: str = Field(default="gcg", min_length=1, description="its name there")
+    entity: str | None = Field(default=None, min_length=1, description="user or team")
+    mode: Literal["offline", "online"] = Field(
+        default="offline", description="online: send while it runs"
+    )
 
 
 class LogSection(Section):
@@ -55,7 +57,7 @@ class LogSection(Section):
     questions: bool = Field(
         default=False, description="write which questions every step was made of: questions.jsonl"
     )
-    tensorboard: bool = True
+    tensorboard: bool = Field(default=True, description="event files in the run's folder")
     prometheus: bool = Field(default=True, description="through Ray's metrics, where Ray runs")
     mlflow: MLflowSection = MLflowSection()
     wandb: WandbSection = WandbSection()

@@ -12,7 +12,7 @@ from launcher.config.data import Section
 class CheckpointSection(Section):
     every: int = Field(default=100, ge=1, description="steps")
     keep: int = Field(default=2, ge=1, description="the newest so many stay")
-    keep_best: bool = True
+    keep_best: bool = Field(default=True, description="and the one with the best validation")
     max_failed: int = Field(
         default=3, ge=0, description="saves in a row that may fail before the run stops"
     )

@@ -26,9 +26,9 @@ class ScaleSection(Section):
         le=1e6,
         description="with [least, most]: how long a change of room must last",
     )
-    use_gpu: bool = False
-    cpus_per_worker: int = Field(default=1, ge=1, le=4096)
-    threads_per_worker: int = Field(default=1, ge=1, le=4096)
+    use_gpu: bool = Field(default=False, description="a GPU for each worker")
+    cpus_per_worker: int = Field(default=1, ge=1, le=4096, description="that Ray reserves for each")
+    threads_per_worker: int = Field(default=1, ge=1, le=4096, description="of torch, on CPUs")
     max_failures: int = Field(
         default=3, ge=-1, description="worker losses to survive; -1: any number"
     )

@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from dataloaders import DataError, read_manifest, write_manifest
+from dataloaders.errors import DataError
+from dataloaders.manifest import read_manifest, write_manifest
 from tests.dataloaders.shard_fixtures import video
 
 ROW = {

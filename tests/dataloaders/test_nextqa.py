@@ -7,8 +7,9 @@ from collections import Counter
 
 import pytest
 
-from dataloaders import DataError, read_manifest, write_manifest
 from dataloaders.bad_questions import BadQuestions
+from dataloaders.errors import DataError
+from dataloaders.manifest import read_manifest, write_manifest
 from dataloaders.nextqa import read_nextqa
 
 HEADER = "video,frame_count,width,height,question,answer,qid,type,a0,a1,a2,a3,a4\n"

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 
 from dataloaders.manifest import Question, Video, write_manifest
@@ -56,7 +57,9 @@ def questions(name: str) -> list[Question]:
     ]  # fmt: skip
 
 
-def test_pack_train_evaluate(shared: Path, tmp_path: Path) -> None:
+def test_pack_train_evaluate(
+    shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     manifest, data = manifest_of(shared, tmp_path), tmp_path / "data"
     assert main(["pack", str(manifest), str(data), "--min-shards", "8"]) == 0
     listed = [json.loads(line) for line in (data / "quarantine.jsonl").read_text().splitlines()]
@@ -81,7 +84,9 @@ def test_pack_train_evaluate(shared: Path, tmp_path: Path) -> None:
     trained = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
     assert trained.returncode == 0, trained.stderr
     run, out = tmp_path / "runs" / "real", tmp_path / "figures.json"
-    assert main(["eval", str(run), "--split", "val", "--out", str(out)]) == 0
+    capsys.readouterr()
+    assert main(["eval", str(run), "--split", "val", "--out", str(out), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == json.loads(out.read_text())
 
     figures = json.loads(out.read_text())["grounding"]
     clips = len(manifest.read_text().splitlines()) - len(BROKEN)
