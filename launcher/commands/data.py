@@ -117,7 +117,7 @@ def pack(args: argparse.Namespace) -> int:
 
 
 def _pack_nextqa(args: argparse.Namespace) -> int:
-    from dataloaders.nextqa import read_nextqa
+    from dataloaders.importers.nextqa import read_nextqa
 
     if args.annotations is None or args.videos is None:
         raise UserError("--from nextqa: needs --annotations CSV and --videos DIR; give both")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -20,6 +19,7 @@ from gcg.model import GCGModel, Grounding
 from gcg.presets import resolve_preset
 from launcher.config import RunConfig
 from launcher.config.data import TrainSet
+from launcher.evaluation.normalise import normalise_answer
 from launcher.training.build import Coders, build_coders, build_collator
 from launcher.training.data import build_decoder, labels_folder, open_set, storage_options
 
@@ -207,12 +207,6 @@ class _Answers:
 
 def _skipped_row(video: str, question: str, kind: str, reason: str) -> dict[str, Any]:
     return {"video": video, "question": question, "type": kind, "skipped": reason}
-
-
-def normalise_answer(text: str) -> str:
-    """Lower case, no punctuation, no articles, single spaces: how open answers are compared."""
-    words = re.sub(r"[^\w\s]", " ", text.lower()).split()
-    return " ".join(word for word in words if word not in {"a", "an", "the"})
 
 
 def gather_rows(rows: Sequence[dict[str, Any]], world_size: int) -> list[dict[str, Any]]:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import yaml
 
+from dataloaders.importers.nextqa import read_nextqa
 from dataloaders.manifest import Question, Video, write_manifest
-from dataloaders.nextqa import read_nextqa
 from launcher.cli import main
 from tests.conftest import ROOT
 from tests.launcher.conftest import run_tree
