@@ -73,8 +73,15 @@ def import_videos(
         bad: takes the questions without a usable answer; None: such a question is an error.
 
     Raises:
-        DataError: a file or a row cannot be used.
+        DataError: a file or a row cannot be used, or none of the videos is there.
     """
     paths = read_mapping(mapping, files.annotations.parent, videos_dir)
     find = VideoFinder(videos_dir, paths, BENCHMARKS[name].patterns)
-    return join(read_asked(name, files), find, files.annotations, bad)
+    videos, missing = join(read_asked(name, files), find, files.annotations, bad)
+    if missing and not videos:
+        names = " or ".join(p.format(missing[0]) for p in BENCHMARKS[name].patterns)
+        raise DataError(
+            f"{videos_dir}: has none of the {len(missing)} videos of {files.annotations}; looked "
+            f"for {names} with a video's suffix, at any depth; give the folder that holds them"
+        )
+    return videos, missing

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -12,8 +11,6 @@ from dataloaders.bad_questions import BadQuestion, BadQuestions
 from dataloaders.errors import DataError
 from dataloaders.importers.asked import Asked
 from dataloaders.manifest import Question, Video, describe
-
-logger = logging.getLogger(__name__)
 
 
 def join(
@@ -52,11 +49,6 @@ def join(
             videos.append(_video(members[0], path, questions))
     if bad is not None:
         bad.check(annotations, len(asked))
-    if missing:
-        logger.warning(
-            "%s: the files of %d of %d videos are not there (first: %s)",
-            annotations, len(missing), len(grouped), missing[0],
-        )  # fmt: skip
     return videos, missing
 
 

@@ -19,7 +19,7 @@ FIRST_WORDS = ("what", "who", "how", "when", "where")
 ACTIVITYNET_TYPES = (
     "motion", "spatial", "temporal", "yes-no", "color", "object", "location", "number", "other",
 )  # fmt: skip
-_COLUMNS = ("video|video_id", "question", "answer", "qid|id")
+_COLUMNS = ("video|video_id", "question", "answer", "qid|id|question_id")
 _NO_ANSWER = "answer: empty; every question needs one"
 
 
@@ -42,7 +42,7 @@ def read_msvd(files: Files) -> list[Asked]:
 
 
 def _of_row(row: Row, split: str | None) -> Asked:
-    key = needed(row, "id", "qid")
+    key = needed(row, "id", "qid", "question_id")
     video, question = needed(row, "video_id", "video"), needed(row, "question")
     answer = cell(row, "answer")
     word = question.split()[0].lower()

@@ -32,7 +32,8 @@ class Matched:
 
 
 class Keys:
-    """Finds the question that an entry means: by its key, its video and id, or its id alone."""
+    """Finds the question that an entry means: by its key, its video and id, or its id alone (where
+    no other video has a question of that id)."""
 
     def __init__(self, asked: Sequence[Asked]) -> None:
         self._known = {each.key for each in asked} | {
@@ -40,6 +41,8 @@ class Keys:
         }
         counts = Counter(each.id for each in asked)
         self._alone = {each.id: each.key for each in asked if counts[each.id] == 1}
+        # Some write <video>_<id> where the benchmark's ids need no video (MSVD-QA, STAR).
+        self._both = {f"{each.video}_{each.id}": each.key for each in asked}
 
     def __call__(self, given: Given) -> str | None:
         if given.id in self._known:
@@ -48,8 +51,8 @@ class Keys:
             for key in (f"{given.video}_{given.id}", f"v_{given.video}_{given.id}"):
                 if key in self._known:
                     return key
-            return None
-        return self._alone.get(given.id)
+            return self._both.get(f"{given.video}_{given.id}")
+        return self._both.get(given.id) or self._alone.get(given.id)
 
 
 def check_questions(asked: Sequence[Asked]) -> None:

@@ -35,11 +35,15 @@ def compare(asked: Sequence[Asked], matched: Matched, exact: bool = True) -> Com
     ``exact``: to the letter, as the benchmarks compare; else without regard to case, punctuation
     and articles, as `gcg eval` does. Raises UserError: a prediction is no text.
     """
-    right, nearly = [], 0
+    right, nearly, numbers = [], 0, 0
     for each in asked:
         given = matched.of(each)
         value = None if given is None else given.value
         if isinstance(value, int) and not isinstance(value, bool):
+            if given is not None and isinstance(given.right, int):
+                numbers += 1
+                right.append(value == given.right)
+                continue
             value = str(value)  # a counting answer
         if value is not None and not isinstance(value, str):
             raise UserError(
@@ -54,6 +58,11 @@ def compare(asked: Sequence[Asked], matched: Matched, exact: bool = True) -> Com
         notes.append(
             f"{nearly} answers are right but for case, punctuation or articles: wrong, as in the "
             "benchmark's script"
+        )
+    if numbers:
+        notes.append(
+            f"{numbers} answers are numbers, with the right number beside them: these two are "
+            "compared, for the list of words they come from is not here"
         )
     return Compared(right, notes)
 
