@@ -55,6 +55,8 @@ class VideoFinder:
             mapped = self._mapping.get(name)
             if mapped is None:
                 continue
+            if Path(mapped).name in self._by_stem:
+                yield self._by_stem[Path(mapped).name]
             base = self._folder / mapped
             suffixed = (base.with_name(base.name + suffix) for suffix in VIDEO_SUFFIXES)
             yield from (path for path in (base, *suffixed) if path.is_file())

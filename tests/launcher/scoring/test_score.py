@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 
+from dataloaders.importers import BENCHMARKS
 from dataloaders.importers.star import TYPES
 from launcher.cli import main
+from launcher.commands.score import BENCHMARKS as NAMED
+from launcher.scoring.score import _SCORERS
 
 from .conftest import Refused, Score, write
 
@@ -354,3 +357,7 @@ def test_a_pickle_that_runs_code_is_refused(causal: Path, refused: Refused, tmp_
     )  # fmt: skip
     assert "os.system" in said or "posix.system" in said
     assert not Path("ran").exists()
+
+
+def test_every_benchmark_is_named_where_it_can_be_asked_for() -> None:
+    assert tuple(BENCHMARKS) == NAMED == tuple(_SCORERS)
