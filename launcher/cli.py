@@ -65,6 +65,15 @@ def build_parser() -> argparse.ArgumentParser:
     stage.add_argument("--split", choices=["train", "val", "test"], default="val")
     stage.add_argument("--weights", choices=["best", "final"], default="final")
     stage.add_argument("--out", type=Path, metavar="JSON", help="also write the figures here")
+    stage.add_argument(
+        "--write-predictions", type=Path, metavar="DIR", help="DIR/RUN/predictions.json, spans.json"
+    )
+    stage.add_argument(
+        "--benchmark",
+        choices=score.BENCHMARKS,
+        metavar="NAME",
+        help="of `gcg score`: write the answers in its own form",
+    )
     stage.set_defaults(run=handlers.evaluate)
 
     score.add_to(stages)

@@ -37,9 +37,10 @@ def evaluate_split(
 ) -> list[dict[str, Any]]:
     """This rank's rows, one for each of its questions; together the ranks ask every one once.
 
-    A row has the question, what was answered, whether it is right, the span looked at and the gold
-    spans (None where there are none). Questions of clips that do not decode have ``skipped``, the
-    reason, instead. ``oracle`` needs the split's labels. Raises ``DataError`` for unreadable data.
+    A row has the question, what was answered (and which option that is), whether it is right, the
+    span looked at and the gold spans (None where there are none). Questions of clips that do not
+    decode have ``skipped``, the reason, instead. ``oracle`` needs the split's labels. Raises
+    ``DataError`` for unreadable data.
     """
     folder: str | None = getattr(config.data, split)
     if folder is None:
@@ -182,6 +183,7 @@ class _Answers:
     ) -> dict[str, Any]:
         meta = batch.meta
         options, right = meta.options[i], meta.answer_indices[i]
+        chosen: int | None = None
         if options is not None and scores is not None:
             chosen = max(range(len(options)), key=lambda o: scores[i][o])
             predicted, correct = options[chosen], chosen == right
@@ -196,7 +198,9 @@ class _Answers:
             "question": meta.questions[i],
             "type": meta.types[i],
             "predicted": predicted,
+            "choice": chosen,
             "answer": meta.answers[i],
+            "answer_index": right,
             "correct": correct,
             "selected": selected.tolist(),
             "span": span_of_weights(weights.tolist(), duration) if duration else None,

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 
 from dataloaders.importers.nextqa import read_nextqa
@@ -56,7 +57,9 @@ def questions(name: str) -> list[Question]:
     ]  # fmt: skip
 
 
-def test_pack_train_evaluate(shared: Path, tmp_path: Path) -> None:
+def test_pack_train_evaluate(
+    shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     manifest, data = manifest_of(shared, tmp_path), tmp_path / "data"
     assert main(["pack", str(manifest), str(data), "--min-shards", "8"]) == 0
     listed = [json.loads(line) for line in (data / "quarantine.jsonl").read_text().splitlines()]
@@ -81,7 +84,8 @@ def test_pack_train_evaluate(shared: Path, tmp_path: Path) -> None:
     trained = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
     assert trained.returncode == 0, trained.stderr
     run, out = tmp_path / "runs" / "real", tmp_path / "figures.json"
-    assert main(["eval", str(run), "--split", "val", "--out", str(out)]) == 0
+    written = ["--out", str(out), "--write-predictions", str(tmp_path / "answers")]
+    assert main(["eval", str(run), "--split", "val", *written]) == 0
 
     figures = json.loads(out.read_text())["grounding"]
     clips = len(manifest.read_text().splitlines()) - len(BROKEN)
@@ -89,5 +93,13 @@ def test_pack_train_evaluate(shared: Path, tmp_path: Path) -> None:
     assert figures["num_videos"] == clips
     assert figures["num_questions"] == 2 * (clips - 1) + len(real[0].questions)
     assert figures["num_skipped"] == 0
+    # The NExT-QA video's questions, scored by NExT-QA's rules, are as right as evaluation says.
+    questions = ["--annotations", str(shared / "annotations" / "nextqa" / "val.csv")]
+    given = tmp_path / "answers" / "grounding" / "predictions.json"
+    capsys.readouterr()
+    assert main(["score", "nextqa", *questions, "--predictions", str(given), "--json"]) == 0
+    scored = json.loads(capsys.readouterr().out)
+    assert scored["files"]["predictions"]["fit"] == len(real[0].questions)
+    assert len(scored["files"]["predictions"]["unknown"]) == 2 * (clips - 1)
     steps = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [entry["step"] for entry in steps if entry["kind"] == "train"] == [5, 10, 15, 20]
