@@ -34,6 +34,9 @@ def add_to(stages: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--frame-times", type=Path, metavar="F", help="of --weights: frame2time_*.json"
     )
     stage.add_argument(
+        "--merge", action="store_true", help="both: what --spans and --weights have in common"
+    )
+    stage.add_argument(
         "--write-spans", type=Path, metavar="F", help="also write the spans that --weights give"
     )
     stage.add_argument(

@@ -129,6 +129,17 @@ def weighted_spans(
     return found, [note] if longer else []
 
 
+def merged(spans: Mapping[str, Span], others: Mapping[str, Span]) -> dict[str, Span]:
+    """What two spans of a question have in common; the second where they have nothing, or where
+    there is no first (``combine`` of the benchmark's code, Gaussian mask first)."""
+    found = dict(others)
+    for key, (start, end) in spans.items():
+        if key in others:
+            both = max(start, others[key][0]), min(end, others[key][1])
+            found[key] = both if both[0] <= both[1] else others[key]
+    return found
+
+
 def _numbers(given: Given, key: str, what: str, least: int) -> list[float]:
     value = given.value
     numbers = [value] if isinstance(value, int | float) and least == 1 else value

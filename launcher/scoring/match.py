@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,14 +32,14 @@ class Matched:
 
 class Keys:
     """Finds the question that an entry means: by its key, its video and id, or its id alone (where
-    no other video has a question of that id)."""
+    no two videos have questions of one id)."""
 
     def __init__(self, asked: Sequence[Asked]) -> None:
         self._known = {each.key for each in asked} | {
             each.shared_key for each in asked if each.shared_key
         }
-        counts = Counter(each.id for each in asked)
-        self._alone = {each.id: each.key for each in asked if counts[each.id] == 1}
+        alone = {each.id: each.key for each in asked}
+        self._alone = alone if len(alone) == len(asked) else {}
         # Some write <video>_<id> where the benchmark's ids need no video (MSVD-QA, STAR).
         self._both = {f"{each.video}_{each.id}": each.key for each in asked}
 

@@ -29,6 +29,7 @@ class Inputs:
     frame_times: Path | None = None
     gold_spans: Path | None = None
     share: bool = False
+    merge: bool = False
     write_spans: Path | None = None
     ids: Path | None = None
     stopwords: Path | None = None
@@ -69,8 +70,11 @@ def _check_options(name: str, inputs: Inputs) -> None:
         raise UserError(f"--annotations: not given; {name} needs the file of the questions")
     if inputs.predictions is None and inputs.spans is None and inputs.weights is None:
         raise UserError("--predictions: not given; name the result file")
-    if inputs.spans is not None and inputs.weights is not None:
-        raise UserError("--spans and --weights: both given; the spans come from one of them")
+    both = inputs.spans is not None and inputs.weights is not None
+    if both and not inputs.merge:
+        raise UserError("--spans and --weights: both given; leave one out, or --merge them")
+    if inputs.merge and not both:
+        raise UserError("--merge: needs --spans and --weights; give both")
     if inputs.weights is None and (inputs.frame_times or inputs.write_spans):
         raise UserError("--frame-times and --write-spans: only go with --weights; leave them out")
     if inputs.share and inputs.spans is None:
@@ -207,28 +211,43 @@ def _moments(
     notes: list[str],
 ) -> list[Figure]:
     grounded = [each for each in asked if each.spans]
-    if inputs.spans is not None:
-        files["spans"] = matched = match(grounded, read_given(inputs.spans, SPANS))
-        durations = None
-        if inputs.share:
-            if inputs.gold_spans is None:
-                raise UserError("--share: needs NExT-GQA's gsub_*.json for the durations")
-            durations = grounding.read_durations(inputs.gold_spans)
-        spans = grounding.spans_of(grounded, matched, durations)
-        if spans and durations is None and all(end <= 1 for _, end in spans.values()):
-            notes.append("all spans end within 1 s: if they are shares of the video, add --share")
-    else:
-        assert inputs.weights is not None
-        path = inputs.frame_times
-        if path is None:
-            raise UserError("--frame-times: not given; --weights need frame2time_<split>.json")
-        files["weights"] = matched = match(grounded, read_given(inputs.weights, ("weights",)))
-        spans, more = grounding.weighted_spans(grounded, matched, grounding.read_times(path))
-        notes += more
+    spans = _given_spans(inputs, grounded, files, notes) if inputs.spans is not None else {}
+    if inputs.weights is not None:
+        weighted = _weighted_spans(inputs, grounded, files, notes)
+        spans = grounding.merged(spans, weighted) if inputs.merge else weighted
         if inputs.write_spans is not None:
             grounding.write_spans(inputs.write_spans, spans)
     overlaps = grounding.overlaps(asked, spans, right)
     return grounding.figures(overlaps, inputs.predictions is not None)
+
+
+def _given_spans(
+    inputs: Inputs, asked: Sequence[Asked], files: dict[str, Matched], notes: list[str]
+) -> dict[str, grounding.Span]:
+    assert inputs.spans is not None
+    files["spans"] = matched = match(asked, read_given(inputs.spans, SPANS))
+    durations = None
+    if inputs.share:
+        if inputs.gold_spans is None:
+            raise UserError("--share: needs NExT-GQA's gsub_*.json for the durations")
+        durations = grounding.read_durations(inputs.gold_spans)
+    spans = grounding.spans_of(asked, matched, durations)
+    if spans and durations is None and all(end <= 1 for _, end in spans.values()):
+        notes.append("all spans end within 1 s: if they are shares of the video, add --share")
+    return spans
+
+
+def _weighted_spans(
+    inputs: Inputs, asked: Sequence[Asked], files: dict[str, Matched], notes: list[str]
+) -> dict[str, grounding.Span]:
+    assert inputs.weights is not None
+    path = inputs.frame_times
+    if path is None:
+        raise UserError("--frame-times: not given; --weights need frame2time_<split>.json")
+    files["weights"] = matched = match(asked, read_given(inputs.weights, ("weights",)))
+    spans, more = grounding.weighted_spans(asked, matched, grounding.read_times(path))
+    notes += more
+    return spans
 
 
 def _with_gold(inputs: Inputs) -> Inputs:

@@ -1,4 +1,4 @@
-"""Spans from weights of frames, as NExT-GQA's code takes them."""
+"""Spans from weights of frames, and how they overlap with gold ones, as in NExT-GQA's code."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gcg.metrics import iou_iop
 from launcher.scoring.attention import attention_span
 
 SECONDS = [float(t) for t in range(0, 60, 2)]
@@ -53,3 +54,24 @@ def test_a_frame_belongs_if_the_way_to_it_is_open(weights: list[float]) -> None:
     left = [f for f in range(1, peak) if joins[f] and all(passed[f + 1 : peak])]
     expected = SECONDS[min([peak, *left])], SECONDS[max([peak, *right])]
     assert attention_span(weights, SECONDS) == expected
+
+
+INSTANT = st.integers(0, 12).map(lambda n: n / 2)
+
+
+@given(st.tuples(INSTANT, INSTANT), st.lists(st.tuples(INSTANT, INSTANT), min_size=1, max_size=3))
+def test_overlaps_as_the_benchmark_counts_them(
+    span: tuple[float, float], gold: list[tuple[float, float]]
+) -> None:
+    """Spans without length and even such as end before they start count as in its code."""
+    best = [0.0, 0.0]
+    for start, end in gold:
+        if span[0] == span[1]:
+            both = 0.0, float(start <= span[0] <= end)
+        else:
+            common = min(end, span[1]) - max(start, span[0])
+            union = max(end, span[1]) - min(start, span[0])
+            length = span[1] - span[0]
+            both = common / union if union > 0 else 0.0, common / length if length > 0 else 0.0
+        best = [max(old, new) for old, new in zip(best, both, strict=True)]
+    assert iou_iop(span, gold) == tuple(best)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -181,6 +182,19 @@ def test_weights_with_fewer_values_than_times(nextgqa: Path, score: Score) -> No
     assert found["notes"][-1].startswith("2 questions have fewer weights than frame times")
 
 
+def test_spans_and_weights_merged(nextgqa: Path, score: Score, tmp_path: Path) -> None:
+    write(tmp_path / "frame2time_val.json", {"11": [1, 2, 3, 4], "22": [1, 2, 3, 4]})
+    spans = write(tmp_path / "s.json", {"11_0": [0, 0.05], "11_1": [0.5, 1]})
+    weights = write(
+        tmp_path / "w.json", {"11_0": [0, 1, 1, 0], "11_1": [0, 1, 1, 0], "22_0": [0, 1, 1, 0]}
+    )
+    given = ["nextgqa", "--annotations", nextgqa, "--spans", spans, "--share", "--weights", weights]
+    out = tmp_path / "merged.json"
+    score(*given, "--merge", "--write-spans", out)
+    # 0 to 2 s and 2 to 3 s; 20 to 40 s has nothing of it; no mask at all.
+    assert json.loads(out.read_text()) == {"11_0": [2, 2], "11_1": [2, 3], "22_0": [2, 3]}
+
+
 CAUSAL = ("descriptive", "explanatory", "predictive", "counterfactual")
 
 
@@ -312,6 +326,8 @@ BAD = [
     ("nextqa -a type.csv -p p.json", "type.csv:2: type: 'XX'"),
     ("nextqa -a fault.csv -p p.json", "fault.csv:2: answer: 7"),
     ("nextgqa -a val.csv --spans p.json --weights p.json", "both given"),
+    ("nextgqa -a val.csv --spans p.json --merge", "--merge: needs --spans and --weights"),
+    ("nextgqa -a gold/val.csv -p p.json --share", "--share: only goes with --spans"),
     ("nextgqa -a val.csv --spans p.json", "gsub_val.json: cannot be read"),
     ("nextgqa -a gold/val.csv --weights p.json", "--frame-times: not given"),
     (
