@@ -75,6 +75,14 @@ def read_mapping(explicit: Path | None, *folders: Path) -> dict[str, str]:
 
 
 def _read(path: Path) -> dict[str, str]:
+    found = _pairs(path)
+    for name, place in found.items():
+        if Path(place).is_absolute() or ".." in Path(place).parts:
+            raise DataError(f"{path}: {name}: {place}: leaves the videos' folder; stay in it")
+    return found
+
+
+def _pairs(path: Path) -> dict[str, str]:
     if path.suffix != ".txt":
         found = read_json(path)
         if any(not isinstance(value, str) for value in found.values()):

@@ -132,6 +132,8 @@ def _pack_benchmark(args: argparse.Namespace) -> int:
         raise UserError(
             f"MANIFEST: {args.manifests[0]}: goes with no --from {args.source}; leave it out"
         )
+    if args.features is not None:
+        raise UserError(f"--features: goes with a manifest, not with --from {args.source}")
     if args.annotations is None or args.videos is None:
         raise UserError(f"--from {args.source}: needs --annotations F and --videos DIR; give both")
     bad = _tolerance(args)

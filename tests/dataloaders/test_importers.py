@@ -275,6 +275,23 @@ def test_options_of_other_benchmarks_and_no_video_at_all(tmp_path: Path) -> None
         import_videos("nextqa", Files(path), tmp_path / "none")
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("map_vid_vidorID.json", {"11": "../secret"}, "leaves the videos' folder"),
+        ("map_vid_vidorID.json", {"11": "/etc/secret"}, "leaves the videos' folder"),
+        ("map_vid_vidorID.json", {"11": 7}, "a value that is no text"),
+        ("youtube_mapping.txt", "a b c\n", r"youtube_mapping\.txt:1: 3 words"),
+    ],
+)
+def test_a_mapping_stays_in_the_folder(tmp_path: Path, name: str, value: Any, said: str) -> None:
+    path = write(tmp_path / "val.csv", HEADER + "\n11,40,64,48,why,b,3,CW,a,b,c,d,e\n")
+    write(tmp_path / "secret.mp4", "x")
+    write(tmp_path / "videos" / name, value)
+    with pytest.raises(DataError, match=said):
+        import_videos("nextqa", Files(path), tmp_path / "videos")
+
+
 REAL = {
     "nextqa": ("nextqa/val.csv", 4996),
     "nextoe": ("nextoe/train.csv", 37523),

@@ -82,5 +82,7 @@ def test_what_goes_with_no_benchmark(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert f"MANIFEST: {none}: goes with no --from star" in capsys.readouterr().err
     assert main(["pack", out, "--from", "star"]) == 2
     assert "--from star: needs --annotations F and --videos DIR" in capsys.readouterr().err
+    assert main(["pack", out, "--from", "star", "--features", none]) == 2
+    assert "--features: goes with a manifest" in capsys.readouterr().err
     assert main(["pack", none, out, "--split", "val"]) == 2
     assert "--split: only goes with a benchmark's name" in capsys.readouterr().err
