@@ -39,7 +39,7 @@ class Inputs:
 def score(name: str, inputs: Inputs) -> Result:
     """The official figures of a benchmark. Raises UserError or DataError: a file cannot be used."""
     _check_options(name, inputs)
-    return _SCORERS[name](name, inputs)
+    return SCORERS[name](name, inputs)
 
 
 _OPTIONS = {
@@ -273,7 +273,7 @@ def _with_gold(inputs: Inputs) -> Inputs:
     return replace(inputs, annotations=path, gold_spans=gold, frame_times=times)
 
 
-_SCORERS: dict[str, Callable[[str, Inputs], Result]] = {
+SCORERS: dict[str, Callable[[str, Inputs], Result]] = {
     "nextqa": _choices,
     "nextoe": _nextoe,
     "nextgqa": _grounded,

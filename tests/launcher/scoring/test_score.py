@@ -13,7 +13,7 @@ from dataloaders.importers import BENCHMARKS
 from dataloaders.importers.star import TYPES
 from launcher.cli import main
 from launcher.commands.score import BENCHMARKS as NAMED
-from launcher.scoring.score import _SCORERS
+from launcher.scoring.score import SCORERS
 
 from .conftest import Refused, Score, write
 
@@ -376,4 +376,4 @@ def test_a_pickle_that_runs_code_is_refused(causal: Path, refused: Refused, tmp_
 
 
 def test_every_benchmark_is_named_where_it_can_be_asked_for() -> None:
-    assert tuple(BENCHMARKS) == NAMED == tuple(_SCORERS)
+    assert tuple(BENCHMARKS) == NAMED == tuple(SCORERS)
