@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dataloaders.trust import RedactingFormatter
-from launcher.commands import checkpoints, data, features, guarded, jobs, k8s, report, usage
+from launcher.commands import checkpoints, data, features, guarded, jobs, k8s, report, score, usage
 from launcher.commands import stages as handlers
 
 
@@ -66,7 +66,18 @@ def build_parser() -> argparse.ArgumentParser:
     stage.add_argument("--weights", choices=["best", "final"], default="final")
     stage.add_argument("--out", type=Path, metavar="JSON", help="also write the figures here")
     stage.add_argument("--json", action="store_true", help="print the figures, not tables")
+    stage.add_argument(
+        "--write-predictions", type=Path, metavar="DIR", help="DIR/RUN/predictions.json, spans.json"
+    )
+    stage.add_argument(
+        "--benchmark",
+        choices=score.BENCHMARKS,
+        metavar="NAME",
+        help="of `gcg score`: write the answers in its own form",
+    )
     stage.set_defaults(run=handlers.evaluate)
+
+    score.add_to(stages)
 
     usage.add_completion(stages)
     usage.complete_help(parser)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from launcher.commands import features, inspect, say
+from launcher.commands.score import BENCHMARKS
 from launcher.errors import UserError
 
 if TYPE_CHECKING:
@@ -33,14 +34,20 @@ def add_to(stages: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     stage.add_argument(
         "--from",
         dest="source",
-        choices=["manifest", "nextqa", "wds", "mds"],
+        choices=["manifest", "wds", "mds", *BENCHMARKS],
+        metavar="NAME",
         default="manifest",
-        help="wds, mds: packed data (a folder or URL), written again in --format",
+        help="wds, mds: packed data (a folder or URL), written again in --format; or a benchmark's "
+        f"annotations: {', '.join(BENCHMARKS)}",
     )
-    stage.add_argument("--annotations", type=Path, metavar="CSV")
-    stage.add_argument("--videos", type=Path, metavar="DIR")
+    stage.add_argument("--annotations", type=Path, metavar="F", help="a benchmark's questions")
+    stage.add_argument("--videos", type=Path, metavar="DIR", help="its videos, at any depth")
     stage.add_argument(
         "--spans", type=Path, metavar="JSON", help="NExT-GQA's gold ones, gsub_*.json: to evaluate"
+    )
+    stage.add_argument("--ids", type=Path, metavar="F", help="causalvidqa: the videos of a split")
+    stage.add_argument(
+        "--split", metavar="NAME", help="written into the questions; what the file's name says"
     )
     stage.add_argument("--shard-mb", type=float, help="256")
     stage.add_argument("--min-shards", type=int, help="1; about 8 times data.streams is good")
@@ -95,11 +102,13 @@ def sample_data(args: argparse.Namespace) -> int:
 
 
 def pack(args: argparse.Namespace) -> int:
-    if args.source == "nextqa":
-        return _pack_nextqa(args)
-    for name in ("annotations", "videos", "spans"):
+    if args.source in BENCHMARKS:
+        return _pack_benchmark(args)
+    for name in ("annotations", "videos", "spans", "ids", "split"):
         if getattr(args, name) is not None:
-            raise UserError(f"--{name}: only goes with `--from nextqa`; leave it out")
+            raise UserError(
+                f"--{name}: only goes with a benchmark's name, as `--from nextqa`; leave it out"
+            )
     if args.source in ("wds", "mds"):
         return _convert(args)
     from dataloaders.manifest import read_manifest
@@ -116,13 +125,20 @@ def pack(args: argparse.Namespace) -> int:
     return 0
 
 
-def _pack_nextqa(args: argparse.Namespace) -> int:
-    from dataloaders.nextqa import read_nextqa
+def _pack_benchmark(args: argparse.Namespace) -> int:
+    from dataloaders.importers import Files, import_videos
 
+    if args.manifests:
+        raise UserError(
+            f"MANIFEST: {args.manifests[0]}: goes with no --from {args.source}; leave it out"
+        )
+    if args.features is not None:
+        raise UserError(f"--features: goes with a manifest, not with --from {args.source}")
     if args.annotations is None or args.videos is None:
-        raise UserError("--from nextqa: needs --annotations CSV and --videos DIR; give both")
+        raise UserError(f"--from {args.source}: needs --annotations F and --videos DIR; give both")
     bad = _tolerance(args)
-    found, missing = read_nextqa(args.annotations, args.videos, grounding=args.spans, bad=bad)
+    files = Files(args.annotations, args.spans, args.ids, args.split)
+    found, missing = import_videos(args.source, files, args.videos, bad=bad)
     if missing:
         log.warning(
             "%s: %d of %d videos are not there: %s%s",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,11 +19,15 @@ log = logging.getLogger(__name__)
 
 
 def evaluate_runs(
-    runs: Sequence[Path], split: Split, weights: Literal["best", "final"] = "final"
+    runs: Sequence[Path],
+    split: Split,
+    weights: Literal["best", "final"] = "final",
+    keep: Callable[[str, list[dict[str, Any]]], None] = lambda name, rows: None,
 ) -> dict[str, dict[str, Any]]:
     """Figures of each run by its mode (by its folder's name where modes repeat).
 
-    Raises ``UserError`` with a line for every run that cannot be evaluated.
+    ``keep`` is given each run's name and rows (of ``evaluate_split``) once it is through. Raises
+    ``UserError`` with a line for every run that cannot be evaluated.
     """
     problems = [line for run in runs for line in _problems(run, weights)]
     if problems:
@@ -44,7 +48,9 @@ def evaluate_runs(
                 f"{list(unexpected)[:3]}); was one of them changed by hand?"
             )
         log.info("%s: answering the %s questions", run, split)
-        figures = summarise(evaluate_split(model, config, split))
+        rows = evaluate_split(model, config, split)
+        keep(name, rows)
+        figures = summarise(rows)
         results[name] = {**figures, "run": str(run), "split": split, "weights": weights}
     return results
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -20,6 +19,7 @@ from gcg.model import GCGModel, Grounding
 from gcg.presets import resolve_preset
 from launcher.config import RunConfig
 from launcher.config.data import TrainSet
+from launcher.evaluation.normalise import normalise_answer
 from launcher.training.build import Coders, build_coders, build_collator
 from launcher.training.data import build_decoder, labels_folder, open_set, storage_options
 
@@ -37,9 +37,10 @@ def evaluate_split(
 ) -> list[dict[str, Any]]:
     """This rank's rows, one for each of its questions; together the ranks ask every one once.
 
-    A row has the question, what was answered, whether it is right, the span looked at and the gold
-    spans (None where there are none). Questions of clips that do not decode have ``skipped``, the
-    reason, instead. ``oracle`` needs the split's labels. Raises ``DataError`` for unreadable data.
+    A row has the question, what was answered (and which option that is), whether it is right, the
+    span looked at and the gold spans (None where there are none). Questions of clips that do not
+    decode have ``skipped``, the reason, instead. ``oracle`` needs the split's labels. Raises
+    ``DataError`` for unreadable data.
     """
     folder: str | None = getattr(config.data, split)
     if folder is None:
@@ -182,6 +183,7 @@ class _Answers:
     ) -> dict[str, Any]:
         meta = batch.meta
         options, right = meta.options[i], meta.answer_indices[i]
+        chosen: int | None = None
         if options is not None and scores is not None:
             chosen = max(range(len(options)), key=lambda o: scores[i][o])
             predicted, correct = options[chosen], chosen == right
@@ -196,7 +198,9 @@ class _Answers:
             "question": meta.questions[i],
             "type": meta.types[i],
             "predicted": predicted,
+            "choice": chosen,
             "answer": meta.answers[i],
+            "answer_index": right,
             "correct": correct,
             "selected": selected.tolist(),
             "span": span_of_weights(weights.tolist(), duration) if duration else None,
@@ -207,12 +211,6 @@ class _Answers:
 
 def _skipped_row(video: str, question: str, kind: str, reason: str) -> dict[str, Any]:
     return {"video": video, "question": question, "type": kind, "skipped": reason}
-
-
-def normalise_answer(text: str) -> str:
-    """Lower case, no punctuation, no articles, single spaces: how open answers are compared."""
-    words = re.sub(r"[^\w\s]", " ", text.lower()).split()
-    return " ".join(word for word in words if word not in {"a", "an", "the"})
 
 
 def gather_rows(rows: Sequence[dict[str, Any]], world_size: int) -> list[dict[str, Any]]:

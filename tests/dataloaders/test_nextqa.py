@@ -9,8 +9,8 @@ import pytest
 
 from dataloaders.bad_questions import BadQuestions
 from dataloaders.errors import DataError
+from dataloaders.importers.nextqa import read_nextqa
 from dataloaders.manifest import read_manifest, write_manifest
-from dataloaders.nextqa import read_nextqa
 
 HEADER = "video,frame_count,width,height,question,answer,qid,type,a0,a1,a2,a3,a4\n"
 ROWS = (
@@ -152,8 +152,8 @@ def test_questions_without_a_usable_answer_are_left_out_and_listed(folder):
     text = HEADER + ROWS + "11,1,1,1,q,5,8,CH,a,b,c,d,e\n11,1,1,1,q,,9,CH,a,b,c,d,e\n"
     (folder / "some.csv").write_text(text)
     bad = BadQuestions()
-    videos, _ = read_nextqa(folder / "some.csv", folder / "videos", bad=bad)
-    whole, _ = read_nextqa(folder / "val.csv", folder / "videos")
+    videos, _ = read_nextqa(folder / "some.csv", folder / "videos", split="some", bad=bad)
+    whole, _ = read_nextqa(folder / "val.csv", folder / "videos", split="some")
     assert videos == whole
     assert [(b.place, b.video, b.question) for b in bad.found] == [
         (f"{folder / 'some.csv'}:5", "11", "8"),

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from dataloaders.importers.nextqa import read_nextqa
 from dataloaders.manifest import Question, Video, write_manifest
-from dataloaders.nextqa import read_nextqa
 from launcher.cli import main
 from tests.conftest import ROOT
 from tests.launcher.conftest import run_tree
@@ -84,8 +84,9 @@ def test_pack_train_evaluate(
     trained = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
     assert trained.returncode == 0, trained.stderr
     run, out = tmp_path / "runs" / "real", tmp_path / "figures.json"
+    written = ["--out", str(out), "--write-predictions", str(tmp_path / "answers")]
     capsys.readouterr()
-    assert main(["eval", str(run), "--split", "val", "--out", str(out), "--json"]) == 0
+    assert main(["eval", str(run), "--split", "val", "--json", *written]) == 0
     assert json.loads(capsys.readouterr().out) == json.loads(out.read_text())
 
     figures = json.loads(out.read_text())["grounding"]
@@ -94,5 +95,13 @@ def test_pack_train_evaluate(
     assert figures["num_videos"] == clips
     assert figures["num_questions"] == 2 * (clips - 1) + len(real[0].questions)
     assert figures["num_skipped"] == 0
+    # The NExT-QA video's questions, scored by NExT-QA's rules, are as right as evaluation says.
+    questions = ["--annotations", str(shared / "annotations" / "nextqa" / "val.csv")]
+    given = tmp_path / "answers" / "grounding" / "predictions.json"
+    capsys.readouterr()
+    assert main(["score", "nextqa", *questions, "--predictions", str(given), "--json"]) == 0
+    scored = json.loads(capsys.readouterr().out)
+    assert scored["files"]["predictions"]["fit"] == len(real[0].questions)
+    assert len(scored["files"]["predictions"]["unknown"]) == 2 * (clips - 1)
     steps = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [entry["step"] for entry in steps if entry["kind"] == "train"] == [5, 10, 15, 20]
