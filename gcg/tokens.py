@@ -20,26 +20,13 @@ from gcg.config import GCGConfig
 from gcg.errors import ModelError
 from gcg.part_configs import converted
 from gcg.presets import Preset, llm_in_checkpoint, resolve_preset
+from gcg.text_codes import RoleTokens
 from gcg.weights.hub import fetch, local_place
 from gcg.weights.llm import gguf_file
 
 CLIP_TOKENIZER = "openai/clip-vit-large-patch14"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
 _PROBE = "dog"
-
-
-@dataclass(frozen=True)
-class RoleTokens:
-    """How one reader's texts become ids: ``prefix`` + ``encode(text)`` + ``suffix``.
-
-    ``max_length`` counts all three; ``pad_id`` fills up short rows.
-    """
-
-    encode: Callable[[list[str]], list[list[int]]]
-    pad_id: int
-    max_length: int
-    prefix: tuple[int, ...] = ()
-    suffix: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

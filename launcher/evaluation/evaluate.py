@@ -18,9 +18,10 @@ from gcg.gaussian import mixture_log_weights
 from gcg.metrics import span_of_weights
 from gcg.model import GCGModel, Grounding
 from gcg.presets import resolve_preset
+from gcg.tokens import TokenSet, load_tokens
 from launcher.config import RunConfig
 from launcher.config.data import TrainSet
-from launcher.training.build import Coders, build_coders, build_collator
+from launcher.training.build import build_collator
 from launcher.training.data import build_decoder, labels_folder, open_set, storage_options
 
 Split = Literal["train", "val", "test"]
@@ -48,16 +49,16 @@ def evaluate_split(
     was_training = model.training
     model.eval()
     try:
-        coders = build_coders(config.model)
-        loader = _loader(source, split, config, coders, rank, world_size, max_videos)
-        answerer = _Answers(model, config, coders, world_size)
+        tokens = load_tokens(config.model)
+        loader = _loader(source, split, config, tokens, rank, world_size, max_videos)
+        answerer = _Answers(model, config, tokens, world_size)
         rows: list[dict[str, Any]] = []
         last: Batch | None = None
         for batch in loader:
             # Under ZeRO-3 all ranks must go through the model equally often: one that has run
             # out of questions asks others again and throws the answers away.
             if batch is None:
-                last = last or _any_batch(source, split, config, coders)
+                last = last or _any_batch(source, split, config, tokens)
                 answerer(last)
             else:
                 rows += answerer(batch)
@@ -73,7 +74,7 @@ def _loader(
     source: Source,
     split: Split,
     config: RunConfig,
-    coders: Coders,
+    tokens: TokenSet,
     rank: int,
     world_size: int,
     limit: int | None,
@@ -82,7 +83,7 @@ def _loader(
     peeks = config.model.mode == "oracle"
     return EvalLoader(
         source,
-        build_collator(config.model, coders, config.run.seed),
+        build_collator(config.model, tokens, config.run.seed),
         build_decoder(
             config, resolve_preset(config.model).vision.image_size, source, f"data.{split}"
         ),
@@ -104,9 +105,9 @@ def _in_lockstep(config: RunConfig, world_size: int) -> bool:
     return config.engine.zero == 3 and world_size > 1
 
 
-def _any_batch(source: Source, split: Split, config: RunConfig, coders: Coders) -> Batch:
+def _any_batch(source: Source, split: Split, config: RunConfig, tokens: TokenSet) -> Batch:
     """The split's first readable batch, for a rank that has none of its own."""
-    batch = next(iter(_loader(source, split, config, coders, 0, 1, None)), None)
+    batch = next(iter(_loader(source, split, config, tokens, 0, 1, None)), None)
     if batch is None:
         raise DataError(f"{source.name}: no clip of it can be decoded; run `gcg pack` again")
     return batch
@@ -115,8 +116,10 @@ def _any_batch(source: Source, split: Split, config: RunConfig, coders: Coders) 
 class _Answers:
     """Batch in, rows out."""
 
-    def __init__(self, model: GCGModel, config: RunConfig, coders: Coders, world_size: int) -> None:
-        self._model, self._config, self._coders = model, config.model, coders
+    def __init__(
+        self, model: GCGModel, config: RunConfig, tokens: TokenSet, world_size: int
+    ) -> None:
+        self._model, self._config, self._tokens = model, config.model, tokens
         self._lockstep = _in_lockstep(config, world_size)
         self._device = next(model.parameters()).device
 
@@ -145,7 +148,7 @@ class _Answers:
             tokens = self._model.generate(
                 found, qformer, prompt, self._config.llm.max_answer_tokens
             )
-            words = self._coders.decode(tokens.tolist())
+            words = self._tokens.decode(tokens.tolist())
         weights = self._weights(found, batch.moments)
         return [
             self._row(batch, i, found.selection.indices[i], weights[i], scores, words)
