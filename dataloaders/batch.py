@@ -87,6 +87,12 @@ class Batch:
         left_out = ("meta", "option_ids")
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in left_out}
 
+    def asked(self) -> dict[str, Tensor | None]:
+        """The tensors of the questions alone, without what is right and what was labelled before;
+        but ``moments``, which the oracle looks at."""
+        told = ("meta", "answer_", "description_", "similarity", "contrast_group", "positions")
+        return {f.name: getattr(self, f.name) for f in fields(self) if not f.name.startswith(told)}
+
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
         """The batch with its tensors on a device (``meta`` stays on the host)."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))

@@ -88,18 +88,28 @@ def clip_tokens(config: GCGConfig) -> RoleTokens:
     text: Any = resolve_preset(config).text
     sentences = config.features.text_encoder
     if sentences is not None:
-        tokenizer = pretrained_tokenizer("model.features.text_encoder", sentences)
-        return _role(tokenizer, text.max_position_embeddings)
+        return _role(sentence_tokenizer(sentences), text.max_position_embeddings)
     return _role(_clip_tokenizer(config), text.max_position_embeddings)
 
 
 def load_tokenizers(config: GCGConfig) -> dict[str, Any]:
-    """The bare tokenizers, by the folder that `gcg convert` puts each of them into."""
-    return {
+    """The bare tokenizers, by the folder that `gcg convert` puts each of them into.
+
+    There is none for CLIP where a sentence encoder stands in its place (its own:
+    :func:`sentence_tokenizer`).
+    """
+    found = {
         "": _llm_tokenizer(config, resolve_preset(config)),
         "qformer_tokenizer": _qformer_tokenizer(config),
-        "clip_tokenizer": _clip_tokenizer(config),
     }
+    if config.features.text_encoder is None:
+        found["clip_tokenizer"] = _clip_tokenizer(config)
+    return found
+
+
+def sentence_tokenizer(name: str) -> Any:
+    """The bare tokenizer of ``features.text_encoder``; raises as :func:`load_tokens`."""
+    return pretrained_tokenizer("model.features.text_encoder", name)
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from dataloaders.errors import DataError
 from dataloaders.eval_loader import EvalLoader
 from dataloaders.labels import LabelSet
 from dataloaders.source import Source
-from gcg.gaussian import mixture_log_weights
+from gcg.answers import ask
 from gcg.metrics import span_of_weights
-from gcg.model import GCGModel, Grounding
+from gcg.model import GCGModel
 from gcg.presets import resolve_preset
 from gcg.tokens import TokenSet, load_tokens
 from launcher.config import RunConfig
@@ -125,33 +125,19 @@ class _Answers:
 
     def __call__(self, batch: Batch) -> list[dict[str, Any]]:
         batch = batch.to(self._device)
-        encoded = self._model.encode(
-            batch.pixel_values,
-            batch.question_ids,
-            batch.question_mask,
-            option_text_ids=batch.option_text_ids,
-            option_text_mask=batch.option_text_mask,
-            frame_tokens=batch.frame_tokens,
-            frame_embeddings=batch.frame_embeddings,
-        )
-        found = self._model.ground(encoded, batch.video_index, batch.noise_seeds, batch.moments)
-        qformer = batch.qformer_ids, batch.qformer_mask
-        prompt = batch.prompt_ids, batch.prompt_mask
         scored, written = self._needed(batch)
-        scores: list[list[float]] | None = None
-        if scored:
-            options = batch.option_ids
-            options = batch.answer_ids.unsqueeze(1) if options is None else options
-            scores = self._model.score_options(found, qformer, prompt, options).tolist()
-        words: list[str] | None = None
-        if written:
-            tokens = self._model.generate(
-                found, qformer, prompt, self._config.llm.max_answer_tokens
-            )
-            words = self._tokens.decode(tokens.tolist())
-        weights = self._weights(found, batch.moments)
+        options = batch.option_ids
+        if scored and options is None:
+            options = batch.answer_ids.unsqueeze(1)
+        found = ask(
+            self._model,
+            {**batch.asked(), "option_ids": options if scored else None},
+            max_new_tokens=self._config.llm.max_answer_tokens if written else None,
+        )
+        scores = None if found.option_scores is None else found.option_scores.tolist()
+        words = None if found.tokens is None else self._tokens.decode(found.tokens.tolist())
         return [
-            self._row(batch, i, found.selection.indices[i], weights[i], scores, words)
+            self._row(batch, i, found.selected[i], found.weights[i], scores, words)
             for i in range(batch.num_pairs)
         ]
 
@@ -164,15 +150,6 @@ class _Answers:
         torch.distributed.all_reduce(any_rank, op=torch.distributed.ReduceOp.MAX)
         scored, written = any_rank.bool().tolist()
         return scored, written
-
-    def _weights(self, found: Grounding, moments: Tensor | None) -> Tensor:
-        """(P, T): the mixture; in oracle mode the labels' own; in uniform mode all equal."""
-        if self._config.mode != "oracle" or moments is None:
-            return found.weights
-        profile, frames = self._model.profile, self._config.num_frames
-        centers = profile.timeline.of_frames(moments, frames)
-        grid = profile.timeline.positions(frames, centers.device)
-        return mixture_log_weights(centers, profile.sigma, grid).exp()
 
     def _row(
         self,
