@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dataloaders.trust import RedactingFormatter
-from launcher.commands import checkpoints, data, features, guarded, jobs, k8s, report
+from launcher.commands import checkpoints, data, features, guarded, jobs, k8s, models, report
 from launcher.commands import stages as handlers
 
 
@@ -63,9 +63,11 @@ def build_parser() -> argparse.ArgumentParser:
     stage = stages.add_parser("eval", help="score trained runs side by side")
     stage.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder, or its URL")
     stage.add_argument("--split", choices=["train", "val", "test"], default="val")
-    stage.add_argument("--weights", choices=["best", "final"], default="final")
+    stage.add_argument("--weights", choices=["final", "best", "last"], default="final")
     stage.add_argument("--out", type=Path, metavar="JSON", help="also write the figures here")
     stage.set_defaults(run=handlers.evaluate)
+
+    models.add_to(stages)
     return parser
 
 

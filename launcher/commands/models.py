@@ -1,0 +1,53 @@
+"""The subcommands of `gcg` that take a model away from its run, and use it."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from launcher.commands import say
+
+
+def add_to(stages: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    stage = stages.add_parser(
+        "export",
+        help="a run's model into a folder that loads without Ray, DeepSpeed or DALI",
+        description="writes weights (safetensors), configuration, tokenizers and a page with "
+        "figures and fingerprints; GCGModel.from_pretrained(DIR) and GCGProcessor read it. A LoRA "
+        "adapter lies in DIR/adapter as peft writes it.",
+    )
+    stage.add_argument("run_folder", metavar="RUN", help="a run's folder, or its URL")
+    stage.add_argument("--to", type=Path, required=True, metavar="DIR", help="a new folder")
+    stage.add_argument(
+        "--parts",
+        choices=["trained", "all", "merged"],
+        default="trained",
+        help="trained: the frozen parts are loaded by name, as in the run; all: they are in DIR, "
+        "too; merged: likewise, with adapters folded into the language model",
+    )
+    stage.add_argument("--weights", choices=["final", "best", "last"], default="final")
+    stage.add_argument("--dtype", choices=["keep", "bf16", "fp16", "fp32"], default="keep")
+    stage.add_argument("--results", type=Path, metavar="JSON", help="of gcg eval --out; figures")
+    stage.set_defaults(run=export)
+
+
+def export(args: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from launcher.export.folder import export as write
+    from launcher.export.folder import plan_export
+    from launcher.export.run import open_run
+    from launcher.storage.places import run_place
+
+    run = open_run(run_place(args.run_folder), args.weights)
+    found = plan_export(run, args.to, args.parts, args.dtype, args.results)
+    size = found.saving.num_bytes
+    with tqdm(total=size, desc=f"export {args.to.name}", unit="B", unit_scale=True) as bar:
+        files = write(found, bar.update)
+    say(
+        f"{args.to}: {len(found.saving.weights)} tensors"
+        + (f" and {len(found.saving.adapters)} of the adapter" if found.saving.adapters else "")
+        + f", {size / 1e6:.1f} MB in {len(files)} files; step {run.meta.get('step')}; "
+        f"GCGModel.from_pretrained({str(args.to)!r})"
+    )
+    return 0
