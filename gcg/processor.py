@@ -102,17 +102,31 @@ class GCGProcessor:
             ModelError: another number of frames, or no questions, or options that do not fit.
         """
         asked = _queries(questions, options)
-        pixels = self._pixels(frames)
+        if answers is not None and len(answers) != len(asked):
+            raise ModelError(f"answers: {len(answers)} for {len(asked)} questions; give one each")
+        return self.batch(self._pixels(frames).unsqueeze(0), [0] * len(asked), asked, answers)
+
+    def batch(
+        self,
+        pixels: Tensor,
+        video_index: Sequence[int],
+        asked: Sequence[Query],
+        answers: Sequence[str] | None = None,
+    ) -> dict[str, Tensor | None]:
+        """As a call, for several clips at once.
+
+        Args:
+            pixels: (V, T, 3, S, S) float32, of :func:`gcg.pixels.pixel_values`.
+            video_index: for each of P questions, which clip it is about.
+            asked: the questions with their options.
+            answers: as in a call.
+        """
         inputs: dict[str, Tensor | None] = {
-            "pixel_values": pixels.unsqueeze(0),
-            "video_index": torch.zeros(len(asked), dtype=torch.int64),
+            "pixel_values": pixels,
+            "video_index": torch.tensor(video_index, dtype=torch.int64),
             **self.texts.asked(asked),
         }
         if answers is not None:
-            if len(answers) != len(asked):
-                raise ModelError(
-                    f"answers: {len(answers)} for {len(asked)} questions; give one each"
-                )
             events = [describe(q.question, a) for q, a in zip(asked, answers, strict=True)]
             ids, mask = self.texts.descriptions(events)
             inputs |= {"description_ids": ids, "description_mask": mask}
@@ -122,14 +136,14 @@ class GCGProcessor:
         self,
         answers: Answers,
         options: Sequence[Sequence[str] | None] | None = None,
-        duration: float | None = None,
+        duration: float | Sequence[float] | None = None,
     ) -> list[Prediction]:
         """What a model said, in words.
 
         Args:
             answers: of :meth:`gcg.model.GCGModel.answer`.
             options: of each of the P questions, as it was asked.
-            duration: of the clip in seconds; spans are counted by it.
+            duration: of the clip in seconds, or of each question's; spans are counted by it.
         """
         written = None if answers.tokens is None else self.tokens.decode(answers.tokens.tolist())
         sure = None if answers.certainty is None else answers.certainty.tolist()
@@ -146,7 +160,8 @@ class GCGProcessor:
                 assert written is not None  # an open question is answered in words
                 likely, answer = None, written[i].strip()
                 confidence = float("nan") if sure is None else sure[i]
-            span = None if not duration else span_of_weights(weights, duration)
+            seconds = duration[i] if isinstance(duration, Sequence) else duration
+            span = None if not seconds else span_of_weights(weights, seconds)
             chosen = answers.selected[i].tolist()
             found.append(Prediction(answer, confidence, likely, weights, chosen, span))
         return found

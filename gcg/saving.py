@@ -57,7 +57,8 @@ def plan_saving(
     """Gather the weights of a model; writes nothing.
 
     Args:
-        config: of the model; relative places in it become absolute.
+        config: of the model; relative places in it become absolute. One that was trained on
+            features of its own encoders is saved with these, and reads video.
         trained: the trained parameters, by the model's names; of tied ones any one name.
         parts: ``trained``: what no public checkpoint has; ``all``: the frozen parts, too;
             ``merged``: the same with LoRA adapters folded into the language model's weights.
@@ -67,6 +68,7 @@ def plan_saving(
     Raises:
         ModelError: the weights are of another model, or a frozen part is not to be had.
     """
+    config = config.served()
     if parts != "trained" and config.llm.quantize != "none":
         raise ModelError(
             f"model.llm.quantize = {config.llm.quantize}: the language model's weights are in no "

@@ -13,7 +13,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dataloaders.trust import RedactingFormatter
-from launcher.commands import checkpoints, data, features, guarded, jobs, k8s, models, report
+from launcher.commands import (
+    checkpoints,
+    data,
+    features,
+    guarded,
+    jobs,
+    k8s,
+    models,
+    predict,
+    report,
+)
 from launcher.commands import stages as handlers
 
 
@@ -68,6 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
     stage.set_defaults(run=handlers.evaluate)
 
     models.add_to(stages)
+    predict.add_to(stages)
     return parser
 
 

@@ -31,7 +31,7 @@ def evaluate_runs(
     for run, each in zip(runs, opened, strict=True):
         mode = each.config.model.mode
         name = mode if modes.count(mode) == 1 else run.name
-        model = each.model()
+        model = each.trained_model()
         log.info("%s: answering the %s questions", run, split)
         figures = summarise(evaluate_split(model, each.config, split))
         results[name] = {**figures, "run": str(run), "split": split, "weights": weights}

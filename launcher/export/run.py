@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from gcg.build import build_model
+from gcg.config import GCGConfig
 from gcg.model import GCGModel
 from launcher.checkpoints.commit import META
 from launcher.checkpoints.find import newest
@@ -44,12 +45,24 @@ class TrainedRun:
     def model(
         self, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
     ) -> GCGModel:
-        """The whole model, in evaluation mode.
+        """The whole model as it is used on clips (:meth:`gcg.config.GCGConfig.served`), in
+        evaluation mode; raises as :meth:`trained_model`."""
+        return self._filled(self.config.model.served(), dtype, device)
+
+    def trained_model(
+        self, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    ) -> GCGModel:
+        """The whole model as it was trained, on clips or on features, in evaluation mode.
 
         Raises:
             UserError: the weights are of another model than the run file says.
         """
-        model = build_model(self.config.model, self.config.run.seed, dtype, device)
+        return self._filled(self.config.model, dtype, device)
+
+    def _filled(
+        self, config: GCGConfig, dtype: torch.dtype, device: torch.device | str
+    ) -> GCGModel:
+        model = build_model(config, self.config.run.seed, dtype, device)
         missing, unexpected = model.load_state_dict(self.state(), strict=False)
         trained = {n for n, p in model.named_parameters() if p.requires_grad}
         lost = sorted(trained & set(missing))
