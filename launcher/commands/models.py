@@ -30,6 +30,20 @@ def add_to(stages: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     stage.add_argument("--results", type=Path, metavar="JSON", help="of gcg eval --out; figures")
     stage.set_defaults(run=export)
 
+    stage = stages.add_parser(
+        "import-released",
+        help="a checkpoint of the authors' released code as a model of ours",
+        description="takes the grounding module, and the Q-Former where it goes by the names of "
+        "transformers' InstructBLIP; everything else stays as CONFIG's public checkpoints have it. "
+        "CONFIG says model.profile=released; sizes that differ are said.",
+    )
+    stage.add_argument("file", type=Path, metavar="FILE", help=".pth, .bin or .safetensors")
+    stage.add_argument("config", type=Path, metavar="CONFIG", help="a run file; its model: section")
+    stage.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
+    stage.add_argument("--to", type=Path, required=True, metavar="DIR", help="a new folder")
+    stage.add_argument("--parts", choices=["trained", "all"], default="trained", help="as export's")
+    stage.set_defaults(run=import_released)
+
 
 def export(args: argparse.Namespace) -> int:
     from tqdm import tqdm
@@ -50,4 +64,17 @@ def export(args: argparse.Namespace) -> int:
         + f", {size / 1e6:.1f} MB in {len(files)} files; step {run.meta.get('step')}; "
         f"GCGModel.from_pretrained({str(args.to)!r})"
     )
+    return 0
+
+
+def import_released(args: argparse.Namespace) -> int:
+    from launcher.config import load_run_config
+    from launcher.export.released import plan_import, write_import
+
+    config = load_run_config(args.config, args.overrides)
+    found = plan_import(args.file, config.model, args.parts, config.run.seed)
+    write_import(found, args.file, args.to)
+    reader = "its own Q-Former" if found.reader else "the public Q-Former: it has none by that name"
+    left = f"; {len(found.left)} not read, such as {found.left[0]}" if found.left else ""
+    say(f"{args.to}: {found.taken} tensors of {args.file.name}, {reader}{left}")
     return 0
