@@ -101,7 +101,7 @@ class GCGProcessor:
         Raises:
             ModelError: another number of frames, or no questions, or options that do not fit.
         """
-        asked = _queries(questions, options)
+        asked = queries(questions, options)
         if answers is not None and len(answers) != len(asked):
             raise ModelError(f"answers: {len(answers)} for {len(asked)} questions; give one each")
         return self.batch(self._pixels(frames).unsqueeze(0), [0] * len(asked), asked, answers)
@@ -185,7 +185,12 @@ class GCGProcessor:
         return pixels
 
 
-def _queries(questions: Any, options: Any) -> list[Query]:
+def queries(questions: Any, options: Any = None) -> list[Query]:
+    """Questions as they are asked: one with its options, or several with a list of options each.
+
+    Raises:
+        ModelError: none, an empty one, or options that do not fit.
+    """
     if isinstance(questions, str):
         questions, options = [questions], None if options is None else [options]
     if not questions:
