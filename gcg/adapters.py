@@ -66,12 +66,16 @@ def fold(
     return {**weights, **folded}
 
 
-def write_adapter(config: GCGConfig, adapters: Mapping[str, Tensor], folder: Path) -> None:
+def write_adapter(
+    config: GCGConfig, adapters: Mapping[str, Tensor], folder: Path, base: str
+) -> None:
     """Write ``adapter_config.json`` and ``adapter_model.safetensors``, as peft does.
 
     Args:
+        config: of the model.
         adapters: by the model's own names.
         folder: is made.
+        base: what the language model goes by.
     """
     from peft import LoraConfig
     from safetensors.torch import save_file
@@ -85,7 +89,7 @@ def write_adapter(config: GCGConfig, adapters: Mapping[str, Tensor], folder: Pat
         lora_alpha=lora.alpha,  # pyright: ignore[reportArgumentType]
         lora_dropout=lora.dropout,
         target_modules=sorted(target.removesuffix(".weight") for target in targets),
-        base_model_name_or_path=config.llm.name or config.checkpoint or config.preset,
+        base_model_name_or_path=base,
         task_type="SEQ_2_SEQ_LM" if resolve_preset(config).llm.is_encoder_decoder else "CAUSAL_LM",
         inference_mode=True,
     )

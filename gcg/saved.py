@@ -105,9 +105,9 @@ def write_saved(config: GCGConfig, parts: Parts, more: Mapping[str, Any], folder
         more: further entries of ``config.json``, for readers.
         folder: is there.
     """
-    preset = resolve_preset(config)
+    preset, shown = resolve_preset(config), placed(config, parts)
     if config.preset == "instructblip":
-        write_parts(config, preset, folder)
+        write_parts(config, preset, folder, shown)
     elif config.llm.name is not None:
         (folder / LLM).mkdir()
         preset.llm.save_pretrained(folder / LLM)
@@ -125,22 +125,28 @@ def write_saved(config: GCGConfig, parts: Parts, more: Mapping[str, Any], folder
         "format": FORMAT,
         "parts": parts,
         **more,
-        "gcg": config.model_dump(mode="json"),
+        "gcg": shown.model_dump(mode="json"),
     }
     _write(folder / CONFIG, tree)
 
 
-def write_parts(config: GCGConfig, preset: Preset, folder: Path) -> None:
-    """The sizes of a model's parts, so that no public checkpoint is needed for them."""
+def write_parts(
+    config: GCGConfig, preset: Preset, folder: Path, shown: GCGConfig | None = None
+) -> None:
+    """The sizes of a model's parts, so that no public checkpoint is needed for them.
+
+    ``shown``: with the names that they are to be known by; None: those of ``config``.
+    """
+    shown = shown or config
     before = converted(config.checkpoint) or {"made_from": {}}
     _write(
         folder / CONVERTED,
         {
             "format": CONVERTED_FORMAT,
             "made_from": {
-                "checkpoint": config.checkpoint,
-                "clip_checkpoint": config.clip_checkpoint,
-                "llm": config.llm.name or before["made_from"].get("llm"),
+                "checkpoint": shown.checkpoint,
+                "clip_checkpoint": shown.clip_checkpoint,
+                "llm": shown.llm.name or before["made_from"].get("llm"),
             },
             "own_llm": preset.own_llm,
             "joint_width": preset.joint_width,
@@ -150,6 +156,30 @@ def write_parts(config: GCGConfig, preset: Preset, folder: Path) -> None:
             "qformer": _tree(preset.qformer),
             "llm": _tree(preset.llm),
         },
+    )
+
+
+def placed(config: GCGConfig, parts: Parts) -> GCGConfig:
+    """With absolute places, so that the folder may be read from anywhere on this machine; of what
+    is in the folder itself with bare names, for nobody else has these places."""
+
+    def place_of(name: str | None) -> str | None:
+        try:
+            place = None if name is None else local_place("model", name)
+        except ModelError:  # a folder that is not there any more
+            return name
+        if place is None:
+            return name
+        return str(place.absolute()) if parts == "trained" else place.name
+
+    features = {"text_encoder": place_of(config.features.text_encoder)}
+    return config.model_copy(
+        update={
+            "checkpoint": place_of(config.checkpoint),
+            "clip_checkpoint": place_of(config.clip_checkpoint),
+            "llm": config.llm.model_copy(update={"name": place_of(config.llm.name)}),
+            "features": config.features.model_copy(update=features),
+        }
     )
 
 

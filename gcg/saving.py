@@ -19,9 +19,8 @@ from gcg.config import GCGConfig
 from gcg.errors import ModelError
 from gcg.llm import is_adapter, plain_name
 from gcg.presets import llm_in_checkpoint
-from gcg.saved import ADAPTER, Parts, write_saved
+from gcg.saved import ADAPTER, Parts, placed, write_saved
 from gcg.weights import Weight, fetch_sources
-from gcg.weights.hub import local_place
 from gcg.weights.tensors import InMemory
 from gcg.weights.writer import SHARD_BYTES, stored_bytes, write_shards
 
@@ -57,8 +56,8 @@ def plan_saving(
     """Gather the weights of a model; writes nothing.
 
     Args:
-        config: of the model; relative places in it become absolute. One that was trained on
-            features of its own encoders is saved with these, and reads video.
+        config: of the model. One that was trained on features of its own encoders is saved with
+            these, and reads video.
         trained: the trained parameters, by the model's names; of tied ones any one name.
         parts: ``trained``: what no public checkpoint has; ``all``: the frozen parts, too;
             ``merged``: the same with LoRA adapters folded into the language model's weights.
@@ -99,7 +98,7 @@ def plan_saving(
             llm = config.llm.model_copy(update={"train": "frozen"})
             config = config.model_copy(update={"llm": llm})
         adapters = {}
-    return Saving(_placed(config), parts, weights, adapters, dtype)
+    return Saving(config, parts, weights, adapters, dtype)
 
 
 def save_pretrained(
@@ -119,7 +118,9 @@ def save_pretrained(
         saving.weights, folder, dtype=saving.dtype, shard_bytes=shard_bytes, on_bytes=on_bytes
     )
     if saving.adapters:
-        write_adapter(saving.config, saving.adapters, folder / ADAPTER)
+        shown = placed(saving.config, saving.parts)
+        base = shown.llm.name or shown.checkpoint or shown.preset
+        write_adapter(saving.config, saving.adapters, folder / ADAPTER, base)
         files.append(folder / ADAPTER / FILE)
         on_bytes(sum(each.numel() * each.itemsize for each in saving.adapters.values()))
     return files
@@ -153,26 +154,3 @@ def _first_names(model: nn.Module) -> dict[str, str]:
     seen: dict[int, str] = {}
     named = model.named_parameters(remove_duplicate=False)
     return {name: seen.setdefault(id(parameter), name) for name, parameter in named}
-
-
-def _placed(config: GCGConfig) -> GCGConfig:
-    """With absolute places: the folder may be read from anywhere on this machine."""
-
-    def absolute(setting: str, name: str | None) -> str | None:
-        try:
-            place = None if name is None else local_place(setting, name)
-        except ModelError:  # a folder that is not there any more
-            return name
-        return name if place is None else str(place.absolute())
-
-    features = config.features.model_copy(
-        update={"text_encoder": absolute("text_encoder", config.features.text_encoder)}
-    )
-    return config.model_copy(
-        update={
-            "checkpoint": absolute("checkpoint", config.checkpoint),
-            "clip_checkpoint": absolute("clip_checkpoint", config.clip_checkpoint),
-            "llm": config.llm.model_copy(update={"name": absolute("llm", config.llm.name)}),
-            "features": features,
-        }
-    )

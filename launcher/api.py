@@ -164,5 +164,5 @@ def export(
     from launcher.storage.places import run_place
 
     opened = run if isinstance(run, TrainedRun) else open_run(run_place(run), weights)
-    write(plan_export(opened, Path(to), parts, dtype))
+    write(plan_export(opened, to, parts, dtype))
     return Path(to)

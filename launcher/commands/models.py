@@ -17,7 +17,7 @@ def add_to(stages: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "adapter lies in DIR/adapter as peft writes it.",
     )
     stage.add_argument("run_folder", metavar="RUN", help="a run's folder, or its URL")
-    stage.add_argument("--to", type=Path, required=True, metavar="DIR", help="a new folder")
+    stage.add_argument("--to", required=True, metavar="DIR", help="a new folder")
     stage.add_argument(
         "--parts",
         choices=["trained", "all", "merged"],
@@ -56,13 +56,13 @@ def export(args: argparse.Namespace) -> int:
     run = open_run(run_place(args.run_folder), args.weights)
     found = plan_export(run, args.to, args.parts, args.dtype, args.results)
     size = found.saving.num_bytes
-    with tqdm(total=size, desc=f"export {args.to.name}", unit="B", unit_scale=True) as bar:
+    with tqdm(total=size, desc=f"export {Path(args.to).name}", unit="B", unit_scale=True) as bar:
         files = write(found, bar.update)
     say(
         f"{args.to}: {len(found.saving.weights)} tensors"
         + (f" and {len(found.saving.adapters)} of the adapter" if found.saving.adapters else "")
         + f", {size / 1e6:.1f} MB in {len(files)} files; step {run.meta.get('step')}; "
-        f"GCGModel.from_pretrained({str(args.to)!r})"
+        f"GCGModel.from_pretrained({args.to!r})"
     )
     return 0
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dataloaders.location import is_url
-from gcg.saved import Parts
+from gcg.saved import Parts, placed
 from gcg.saving import Saving, plan_saving, save_pretrained
 from launcher.convert import DTYPES
 from launcher.errors import UserError
@@ -33,7 +33,7 @@ class Export:
 
 def plan_export(
     run: TrainedRun,
-    out: Path,
+    to: str | Path,
     parts: Parts = "trained",
     dtype: str = "keep",
     results: Path | None = None,
@@ -42,17 +42,18 @@ def plan_export(
 
     Args:
         run: from :func:`launcher.export.run.open_run`.
-        out: the folder to write; must not be there, or be empty.
+        to: the folder to write; must not be there, or be empty.
         parts: see :func:`gcg.saving.plan_saving`.
         dtype: ``keep``, ``bf16``, ``fp16`` or ``fp32``.
         results: of `gcg eval --out`; the figures of this run go onto the model's page.
 
     Raises:
-        UserError: ``out`` is taken or has too little room, or the results are of other runs.
+        UserError: ``to`` is taken or has too little room, or the results are of other runs.
         ModelError: a frozen part is not to be had.
     """
-    if is_url(str(out)):
-        raise UserError(f"--to {out}: is a URL; export to a folder, then copy it there")
+    if is_url(str(to)):
+        raise UserError(f"--to {to}: is a URL; export to a folder, then copy it there")
+    out = Path(to)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--to {out}: is there already; give a new folder, or delete it")
     figures = {} if results is None else _results(run, results)
@@ -78,7 +79,8 @@ def export(export: Export, on_bytes: Callable[[int], object] = lambda count: Non
     partial.mkdir(parents=True)
     made = origin(export.run)
     files = save_pretrained(saving, partial, more=made, on_bytes=on_bytes)
-    card = model_card(export.run, made, saving.config, saving.parts, export.results)
+    shown = placed(saving.config, saving.parts)
+    card = model_card(export.run, made, shown, saving.parts, export.results)
     (partial / CARD).write_text(card, encoding="utf-8")
     if out.exists():
         out.rmdir()  # empty: it was looked at before
