@@ -44,6 +44,17 @@ def add_to(stages: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     stage.add_argument("--parts", choices=["trained", "all"], default="trained", help="as export's")
     stage.set_defaults(run=import_released)
 
+    stage = stages.add_parser(
+        "push",
+        help="an exported folder to the Hugging Face hub; lists what would be sent",
+        description="without --publish nothing is sent and no network is asked.",
+    )
+    stage.add_argument("folder", type=Path, metavar="DIR", help="what gcg export wrote")
+    stage.add_argument("repository", metavar="OWNER/NAME")
+    stage.add_argument("--publish", action="store_true", help="send it")
+    stage.add_argument("--private", action="store_true", help="a repository that is made now")
+    stage.set_defaults(run=push)
+
 
 def export(args: argparse.Namespace) -> int:
     from tqdm import tqdm
@@ -77,4 +88,20 @@ def import_released(args: argparse.Namespace) -> int:
     reader = "its own Q-Former" if found.reader else "the public Q-Former: it has none by that name"
     left = f"; {len(found.left)} not read, such as {found.left[0]}" if found.left else ""
     say(f"{args.to}: {found.taken} tensors of {args.file.name}, {reader}{left}")
+    return 0
+
+
+def push(args: argparse.Namespace) -> int:
+    from launcher.export.push import plan_push
+    from launcher.export.push import push as send
+
+    found = plan_push(args.folder, args.repository)
+    for name, size in found.files.items():
+        say(f"{size:>14,}  {name}")
+    if not args.publish:
+        say(
+            f"nothing was sent; --publish sends these {len(found.files)} files to {args.repository}"
+        )
+        return 0
+    say(send(found, private=args.private))
     return 0

@@ -28,7 +28,7 @@ from gcg.saving import plan_saving, save_pretrained
 from gcg.tokens import load_tokens, pretrained_tokenizer
 from tests.conftest import ROOT
 from tests.gcg.weights.checkpoints import make_instructblip, make_llm, make_open_clip
-from tests.gcg.weights.hub_server import cut_off
+from tests.gcg.weights.hub_server import cut_off, reach, serving
 
 OPTIONS = ["a red circle", "a blue square", "it moves left"]
 
@@ -212,6 +212,28 @@ def test_frozen_parts_that_have_moved(public: Path, tmp_path: Path) -> None:
         folder, checkpoint=str(new / "t5"), clip_checkpoint=str(new / "clip"), llm=str(new / "llm")
     )
     assert all(torch.equal(v, again.state_dict()[k]) for k, v in model.state_dict().items())
+
+
+def test_by_its_name_on_the_hub(
+    public: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only what is needed is fetched, the adapter's folder among it; then no network is asked."""
+    config = config_of(public, "tiny-lora")
+    model, state = trained_model(config)
+    saved(config, state, tmp_path / "hub" / "someone" / "gcg", "trained", shard_bytes=10**9)
+    (tmp_path / "hub" / "someone" / "gcg" / "moment.mp4").write_bytes(b"video")
+    with serving(tmp_path / "hub") as hub:
+        reach(hub, monkeypatch, tmp_path / "cache")
+        again = GCGModel.from_pretrained("someone/gcg")
+        sent = set(hub.sent)
+    cut_off(monkeypatch)
+    assert "someone/gcg/adapter/adapter_model.safetensors" in sent
+    assert "someone/gcg/moment.mp4" not in sent
+    assert all(torch.equal(v, again.state_dict()[k]) for k, v in model.state_dict().items())
+    GCGModel.from_pretrained("someone/gcg")
+    assert GCGProcessor.from_pretrained("someone/gcg").num_frames == 4
+    with pytest.raises(ModelError, match=r"someone/other"):
+        GCGModel.from_pretrained("someone/other")
 
 
 def test_without_ray_deepspeed_or_dali(public: Path, tmp_path: Path) -> None:

@@ -11,9 +11,16 @@ import torch
 import yaml
 
 from gcg import GCGModel, GCGProcessor
+from gcg.build import build_model
 from launcher.cli import main
+from launcher.config import RunConfig, dump, parse_run_config
 from launcher.export.run import open_run
+from launcher.storage.run_folder import RunFolder, write_text
+from launcher.training.worker import run_worker
+from tests.dataloaders.s3_server import S3
+from tests.launcher.conftest import run_tree
 from tests.launcher.trained_runs import trained_run
+from tests.spawn import run_ranks
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "paper": {},
@@ -105,6 +112,48 @@ def test_what_cannot_be_exported_is_one_line_and_leaves_nothing(
         assert rule in line
         assert not out.exists()
         assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_run_in_an_object_store(packed: Path, tmp_path: Path, s3: S3) -> None:
+    config = trained_run(packed, tmp_path / "runs")
+    url = s3.upload(config.folder, "export/run")
+    assert main(["export", url, "--to", str(tmp_path / "there")]) == 0
+    assert main(["export", str(config.folder), "--to", str(tmp_path / "here")]) == 0
+    for name in ("model.safetensors", "README.md", "config.json"):
+        one, other = (tmp_path / place / name for place in ("here", "there"))
+        assert one.read_bytes() == other.read_bytes(), name
+
+
+def train_both(config: RunConfig) -> None:
+    run_worker(config, lambda figures: None)
+
+
+def test_a_run_that_was_trained(packed: Path, tmp_path: Path) -> None:
+    """By two ranks, ZeRO-2, with adapters: its last checkpoint is what its final weights are."""
+    tree = run_tree(
+        packed,
+        tmp_path / "runs",
+        model={"profile": "released", "llm": {"train": "lora"}},
+        scale={"num_workers": 2},
+    )
+    config = parse_run_config(tree)
+    write_text(RunFolder(config.folder).config, dump(config))
+    run_ranks(train_both, 2, config, preloaded=True)
+    models = []
+    for weights in ("final", "last", "best"):
+        out = tmp_path / weights
+        command = ["export", str(config.folder), "--to", str(out), "--weights", weights]
+        assert main(command) == 0
+        models.append(GCGModel.from_pretrained(out).state_dict())
+    final, last, _ = models
+    assert all(torch.equal(value, last[name]) for name, value in final.items())
+    fresh = build_model(config.model, config.run.seed).state_dict()
+    moved = {name for name, value in final.items() if not torch.equal(value, fresh[name])}
+    assert any(".lora_B." in name for name in moved)
+    assert any(name.startswith("generator.") for name in moved)
+    assert not any(name.startswith(("vision.", "text.")) for name in moved)
+    page = (tmp_path / "last" / "README.md").read_text()
+    assert "| validation in training, step 4 |" in page
 
 
 def test_weights_that_do_not_fit_are_said(packed: Path, tmp_path: Path) -> None:
