@@ -146,7 +146,8 @@ def _by_first_name(model: nn.Module, trained: Mapping[str, Tensor]) -> dict[str,
             f"{missing[:_SHOWN]}, of another shape or unknown {odd[:_SHOWN]}); was one of them "
             "changed by hand?"
         )
-    return found
+    # In the model's order: the same weights make the same file, wherever they were read from.
+    return {name: found[name] for name in targets if name in found}
 
 
 def _first_names(model: nn.Module) -> dict[str, str]:

@@ -128,6 +128,7 @@ def train_both(config: RunConfig) -> None:
     run_worker(config, lambda figures: None)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_trained(packed: Path, tmp_path: Path) -> None:
     """By two ranks, ZeRO-2, with adapters: its last checkpoint is what its final weights are."""
     tree = run_tree(
