@@ -31,30 +31,11 @@ from gcg.gaussian import mixture_log_weights
 from gcg.losses import Labels
 from gcg.profiles import resolve_profile
 from gcg.selection import hard_topk, one_hot, perturbed_topk
+from gcg.weights.released import renamed
 
 TOLERANCE = 1e-5  # float32 sums in another order; values are of the order of 1 to 10
 _ROUND = tuple(round(0.01 * i, 2) for i in range(1, 101))
 _SCALE = 0.05  # sigma of the perturbed top-K's noise, the released code's
-
-_BLOCK = {
-    "attention.q_lin": "query",
-    "attention.k_lin": "key",
-    "attention.v_lin": "value",
-    "attention.out_lin": "out",
-    "sa_layer_norm": "attention_norm",
-    "ffn.lin1": "ffn_in",
-    "ffn.lin2": "ffn_out",
-    "output_layer_norm": "ffn_norm",
-}
-_GENERATOR = {
-    "embedding.1": "embed",
-    "modality_embedding.modality_embedding": "kinds",
-    "position_v.position_embeddings": "positions",
-    "satt_pool_frame.0": "pool.0",
-    "satt_pool_frame.2": "pool.2",
-    "logit_gauss_c.1": "centers",
-}
-_HEAD = {"proj_head.1": "inner", "proj_head.3": "outer"}
 
 
 class NoCaseError(Exception):
@@ -94,23 +75,16 @@ def read_case(path: Path) -> Case:
         raise NoCaseError(f"cannot be read as an .npz file ({error})") from None
 
 
-def renamed(case: Case) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def module_states(case: Case) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The case's weights under our names: of the generator, and of the contrast head."""
-    generator: dict[str, Tensor] = {}
-    head: dict[str, Tensor] = {}
-    for name, value in case.arrays.items():
-        if not name.startswith("sd."):
-            continue
-        module, kind = name.removeprefix("sd.").rsplit(".", 1)
-        if module in _GENERATOR:
-            generator[f"{_GENERATOR[module]}.{kind}"] = value
-        elif module in _HEAD:
-            head[f"{_HEAD[module]}.{kind}"] = value
-        elif module.startswith("encoder.layer."):
-            number, rest = module.removeprefix("encoder.layer.").split(".", 1)
-            generator[f"blocks.{number}.{_BLOCK[rest]}.{kind}"] = value
-        else:
-            raise NoCaseError(f"weight {name!r} has no place in the released module")
+    own = {name: value for name, value in case.arrays.items() if name.startswith("sd.")}
+    found = renamed(own, "sd.")
+    if len(found) < len(own):
+        raise NoCaseError("one of its weights has no place in the released module")
+    generator, head = (
+        {n.removeprefix(part): v for n, v in found.items() if n.startswith(part)}
+        for part in ("generator.", "contrast.")
+    )
     return generator, head
 
 
@@ -128,7 +102,7 @@ def check(case: Case, width: float | None, temperature: float | None) -> dict[st
             width=case["sd.embedding.1.weight"].shape[0], num_layers=case.num_layers
         ),
     )
-    generator_state, head_state = renamed(case)
+    generator_state, head_state = module_states(case)
     joint_width = case["in.K"].shape[2]
     profile = resolve_profile(config)
     generator = profile.generator(joint_width).eval()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,9 +19,7 @@ from dataloaders.fetch import Frames
 from dataloaders.labels import Label
 from dataloaders.manifest import Question, Video
 from dataloaders.seeds import noise_seed
-from dataloaders.texts import PromptTemplate, TextCoder
-
-IGNORED = -100  # the label that cross-entropy leaves out
+from dataloaders.texts import TextEncoder
 
 
 @dataclass(frozen=True)
@@ -88,6 +87,12 @@ class Batch:
         left_out = ("meta", "option_ids")
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in left_out}
 
+    def asked(self) -> dict[str, Tensor | None]:
+        """The tensors of the questions alone, without what is right and what was labelled before;
+        but ``moments``, which the oracle looks at."""
+        told = ("meta", "answer_", "description_", "similarity", "contrast_group", "positions")
+        return {f.name: getattr(self, f.name) for f in fields(self) if not f.name.startswith(told)}
+
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
         """The batch with its tensors on a device (``meta`` stays on the host)."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
@@ -136,100 +141,39 @@ class Collator:
     """Makes batches of visits.
 
     Args:
-        clip: tokenizer of the CLIP text tower, for questions and descriptions.
-        qformer: tokenizer of the Q-Former, for questions.
-        prompt: tokenizer of the LLM, for its input.
-        answer: tokenizer of the LLM, for its labels (with its end token).
-        template: how prompts and answers are written.
+        texts: the model's own way to read questions, answers and descriptions.
         seed: the run's; noise seeds come from it.
-        answer_texts: whether options and answers go to the CLIP text tower, too.
     """
 
-    clip: TextCoder
-    qformer: TextCoder
-    prompt: TextCoder
-    answer: TextCoder
-    template: PromptTemplate
+    texts: TextEncoder
     seed: int
-    answer_texts: bool = False
 
     def __call__(self, visits: Sequence[VisitData], epoch: int) -> Batch:
         """One batch, its pairs in the order of the visits and of their questions."""
         pairs = [(row, q) for row, visit in enumerate(visits) for q in visit.questions]
         questions = [question for _, question in pairs]
-        texts = [question.question for question in questions]
-        question_ids, question_mask = _padded(self.clip, texts)
-        qformer_ids, qformer_mask = _padded(self.qformer, texts)
-        prompt_ids, prompt_mask = _padded(self.prompt, [self.template.prompt(q) for q in questions])
         labels = [label for visit in visits for label in visit.labels or ()]
-        descriptions = _padded(self.clip, [label.description for label in labels])
-        option_texts, answer_texts = self._answer_texts(questions)
-        answer_ids, option_ids = self._answers(questions)
+        descriptions: tuple[Tensor | None, Tensor | None] = (None, None)
+        if labels:
+            descriptions = self.texts.descriptions([label.description for label in labels])
         features = [visit.features for visit in visits]
         seeds = [noise_seed(self.seed, epoch, visits[row].video.id, q.id) for row, q in pairs]
+        words: dict[str, Any] = {**self.texts.asked(questions), **self.texts.answered(questions)}
         return Batch(
             pixel_values=_stacked([visit.pixels for visit in visits]),
             frame_tokens=_stacked([f.tokens if f else None for f in features]),
             frame_embeddings=_stacked([f.embeddings if f else None for f in features]),
             video_index=torch.tensor([row for row, _ in pairs], dtype=torch.int64),
-            question_ids=question_ids,
-            question_mask=question_mask,
-            description_ids=descriptions[0] if labels else None,
-            description_mask=descriptions[1] if labels else None,
-            qformer_ids=qformer_ids,
-            qformer_mask=qformer_mask,
-            prompt_ids=prompt_ids,
-            prompt_mask=prompt_mask,
-            answer_ids=answer_ids,
-            option_ids=option_ids,
-            option_text_ids=option_texts[0],
-            option_text_mask=option_texts[1],
-            answer_text_ids=answer_texts[0],
-            answer_text_mask=answer_texts[1],
-            answer_index=torch.tensor(
-                [-1 if q.options is None else q.answer_index or 0 for q in questions]
-            ),
+            description_ids=descriptions[0],
+            description_mask=descriptions[1],
             moments=torch.tensor([label.moments for label in labels]) if labels else None,
             similarity=torch.tensor([label.similarity for label in labels]) if labels else None,
             noise_seeds=torch.tensor(seeds, dtype=torch.int64),
             contrast_group=torch.tensor([visit.group for visit in visits], dtype=torch.int64),
             positions=torch.tensor([visit.position for visit in visits], dtype=torch.int64),
             meta=_meta(visits, pairs),
+            **words,
         )
-
-    def _answer_texts(
-        self, questions: Sequence[Question]
-    ) -> tuple[tuple[Tensor | None, Tensor | None], tuple[Tensor | None, Tensor | None]]:
-        """Ids and mask of the options (P, O, L) and of the right answer (P, L), for CLIP."""
-        if not self.answer_texts:
-            return (None, None), (None, None)
-        answers = _padded(self.clip, [question.answer for question in questions])
-        most = max(len(question.options or ()) for question in questions)
-        if not most:
-            return (None, None), answers
-        coded = [self.clip.rows(list(question.options or ())) for question in questions]
-        flat = [row for rows in coded for row in rows + [[]] * (most - len(rows))]
-        masks = [[1] * len(row) for row in flat]
-        shape = (len(questions), most, -1)
-        ids, mask = _fill(flat, self.clip.pad_id).view(shape), _fill(masks, 0).view(shape)
-        return (ids, mask), answers
-
-    def _answers(self, questions: Sequence[Question]) -> tuple[Tensor, Tensor | None]:
-        """(P, La) labels of the right answers and (P, O, Lo) labels of all options."""
-        targets = [self.template.answers(question) for question in questions]
-        rows = iter(self.answer.rows([text for texts in targets for text in texts]))
-        coded = [[next(rows) for _ in texts] for texts in targets]
-        right = [rows[q.answer_index or 0] for rows, q in zip(coded, questions, strict=True)]
-        answer_ids = _fill(right, IGNORED)
-        if all(question.options is None for question in questions):
-            return answer_ids, None
-        # An open-ended pair, or one with fewer options, gets rows of nothing but -100.
-        options = [
-            rows if q.options is not None else [] for rows, q in zip(coded, questions, strict=True)
-        ]
-        most = max(len(rows) for rows in options)
-        flat = [row for rows in options for row in rows + [[]] * (most - len(rows))]
-        return answer_ids, _fill(flat, IGNORED).view(len(questions), most, -1)
 
 
 def _meta(visits: Sequence[VisitData], pairs: Sequence[tuple[int, Question]]) -> BatchMeta:
@@ -272,17 +216,3 @@ def _lies_at(frames: Tensor, first: Tensor, offset: int) -> bool:
         and alike
         and int(frames.storage_offset()) == int(first.storage_offset()) + offset
     )
-
-
-def _padded(coder: TextCoder, texts: list[str]) -> tuple[Tensor, Tensor]:
-    """(P, L) ids padded to the longest, and their mask."""
-    rows = coder.rows(texts)
-    return _fill(rows, coder.pad_id), _fill([[1] * len(row) for row in rows], 0)
-
-
-def _fill(rows: Sequence[Sequence[int]], value: int) -> Tensor:
-    longest = max(1, *(len(row) for row in rows), 1)
-    out = torch.full((len(rows), longest), value, dtype=torch.int64)
-    for i, row in enumerate(rows):
-        out[i, : len(row)] = torch.tensor(row, dtype=torch.int64)
-    return out

@@ -46,8 +46,7 @@ from tqdm import tqdm
 from dataloaders.manifest import Question, Video, write_manifest
 from gcg.build import build_encoders
 from gcg.config import FeaturesConfig, GCGConfig
-from launcher.labelling.label import padded
-from launcher.training.build import build_clip_coder
+from gcg.tokens import clip_tokens
 
 log = logging.getLogger(__name__)
 
@@ -153,7 +152,7 @@ class SentenceEncoder:
         features = FeaturesConfig(tokens=1, width=WIDTH, text_encoder=str(minilm))
         config = GCGConfig(input="features", features=features)
         _, self._text = build_encoders(config)
-        self._coder = build_clip_coder(config)
+        self._coder = clip_tokens(config)
 
     @torch.inference_mode()
     def __call__(self, texts: Sequence[str]) -> Tensor:
@@ -161,7 +160,7 @@ class SentenceEncoder:
         vectors = torch.empty(len(texts), WIDTH)
         for start in range(0, len(order), BATCH):
             some = order[start : start + BATCH]
-            ids, mask = padded(self._coder, [texts[number] for number in some])
+            ids, mask = self._coder.padded([texts[number] for number in some])
             _, pooled = self._text(ids[:, :MAX_TOKENS], mask[:, :MAX_TOKENS])
             vectors[some] = F.normalize(pooled, dim=-1)
         return vectors

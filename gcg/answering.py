@@ -39,6 +39,8 @@ class Answerer(nn.Module, ABC):
         self.prefix_ids = tuple(prefix_ids)
         # Instead of what the checkpoint says of sampling.
         llm.generation_config = _greedy(llm.config, end_ids)
+        ends = llm.generation_config.eos_token_id
+        self.end_ids: tuple[int, ...] = tuple([ends] if isinstance(ends, int) else ends or ())
 
     @abstractmethod
     def loss(

@@ -51,7 +51,7 @@ def build_model(
         ModelError: the checkpoint is of another model.
     """
     fetch_sources(config, used_parts(config))
-    model = _assemble(config, load_tokens(config), seed, load_quantised=True)
+    model = assemble(config, load_tokens(config), seed, load_quantised=True)
     materialise(model, model_weights(model, config, seed), dtype, device)
     return model
 
@@ -63,12 +63,13 @@ def build_skeleton(config: GCGConfig, tokens: TokenSet | None = None) -> GCGMode
     Sizes are those of files that are on this machine, so where the weights are to follow, call
     :func:`gcg.weights.fetch_sources` before.
     """
-    return _assemble(config, tokens, 0, load_quantised=False)
+    return assemble(config, tokens, 0, load_quantised=False)
 
 
-def _assemble(
+def assemble(
     config: GCGConfig, tokens: TokenSet | None, seed: int, *, load_quantised: bool
 ) -> GCGModel:
+    """A skeleton; ``load_quantised``: with the weights of an LLM that is quantised as it loads."""
     makers = part_makers(config, seed)
     parts: dict[str, Any] = {}
     for path, make in makers.items():
@@ -107,7 +108,7 @@ def model_weights(model: nn.Module, config: GCGConfig, seed: int) -> Iterator[tu
     parts = used_parts(config)
     if config.llm.quantize != "none":  # the LLM has its weights already
         parts = tuple(path for path in parts if path != "answerer.llm")
-    loaded = _loaded(config, parts)
+    loaded = stored_weights(config, parts)
     return first_weights(model, part_makers(config, seed), loaded, seed, untrained)
 
 
@@ -141,7 +142,7 @@ def build_encoders(
     fetch_sources(config, encoders)
     makers = {path: make for path, make in part_makers(config).items() if path in encoders}
     towers = nn.ModuleDict({path: skeleton(make) for path, make in makers.items()})
-    values = first_weights(towers, makers, _loaded(config, encoders), 0, untrained=())
+    values = first_weights(towers, makers, stored_weights(config, encoders), 0, untrained=())
     materialise(towers.requires_grad_(False), values, dtype, device)
     built = dict(towers.eval().named_children())
     vision, text = built.get("vision"), built["text"]
@@ -191,7 +192,7 @@ def encoder_fingerprint(config: GCGConfig) -> str:
         for name in ("tiny_encoder.safetensors", "tiny_tokenizer.json"):
             digest.update(_asset(name).read_bytes())
     else:
-        _digest(digest, _loaded(config, _ENCODERS))
+        _digest(digest, stored_weights(config, _ENCODERS))
     return f"{config.preset}-{digest.hexdigest()[:16]}"
 
 
@@ -202,7 +203,7 @@ def _digest(digest: Any, weights: Mapping[str, Weight]) -> None:
         digest.update(values.flat(0, size).float().numpy().tobytes())
 
 
-def _loaded(config: GCGConfig, parts: Collection[str]) -> dict[str, Weight]:
+def stored_weights(config: GCGConfig, parts: Collection[str]) -> dict[str, Weight]:
     """What files have of a model's weights, by the model's names."""
     loaded: dict[str, Weight] = {}
     if config.preset == "tiny":

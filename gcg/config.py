@@ -207,6 +207,12 @@ class GCGConfig(Section):
         """The model with its own encoders, whose features this one may read."""
         return self.model_copy(update={"input": "video", "features": FeaturesConfig()})
 
+    def served(self) -> GCGConfig:
+        """The model as it is used on clips: where its features came from its own encoders, with
+        them."""
+        own = self.input == "features" and self.features == FeaturesConfig()
+        return self.reading_video() if own else self
+
     @model_validator(mode="after")
     def _fits_together(self) -> GCGConfig:
         if self.num_moments > self.num_frames:

@@ -22,6 +22,7 @@ from gcg.losses import Labels
 from gcg.profiles import Contrast, Profile
 from gcg.reader import FrameReader
 from gcg.selection import Selection, Selector
+from gcg.serving import Served
 from gcg.text import SentenceTower, TextTower
 from gcg.vision import VisionTower
 
@@ -56,7 +57,7 @@ class GCGOutput(NamedTuple):
     selected: Tensor
 
 
-class GCGModel(nn.Module):
+class GCGModel(Served):
     """Frozen encoders, the grounding module (None where the mode needs none), and the answerer.
 
     ``vision`` is None where frames come as features.

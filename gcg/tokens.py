@@ -20,26 +20,13 @@ from gcg.config import GCGConfig
 from gcg.errors import ModelError
 from gcg.part_configs import converted
 from gcg.presets import Preset, llm_in_checkpoint, resolve_preset
+from gcg.text_codes import RoleTokens
 from gcg.weights.hub import fetch, local_place
 from gcg.weights.llm import gguf_file
 
 CLIP_TOKENIZER = "openai/clip-vit-large-patch14"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
 _PROBE = "dog"
-
-
-@dataclass(frozen=True)
-class RoleTokens:
-    """How one reader's texts become ids: ``prefix`` + ``encode(text)`` + ``suffix``.
-
-    ``max_length`` counts all three; ``pad_id`` fills up short rows.
-    """
-
-    encode: Callable[[list[str]], list[list[int]]]
-    pad_id: int
-    max_length: int
-    prefix: tuple[int, ...] = ()
-    suffix: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -101,18 +88,28 @@ def clip_tokens(config: GCGConfig) -> RoleTokens:
     text: Any = resolve_preset(config).text
     sentences = config.features.text_encoder
     if sentences is not None:
-        tokenizer = pretrained_tokenizer("model.features.text_encoder", sentences)
-        return _role(tokenizer, text.max_position_embeddings)
+        return _role(sentence_tokenizer(sentences), text.max_position_embeddings)
     return _role(_clip_tokenizer(config), text.max_position_embeddings)
 
 
 def load_tokenizers(config: GCGConfig) -> dict[str, Any]:
-    """The bare tokenizers, by the folder that `gcg convert` puts each of them into."""
-    return {
+    """The bare tokenizers, by the folder that `gcg convert` puts each of them into.
+
+    There is none for CLIP where a sentence encoder stands in its place (its own:
+    :func:`sentence_tokenizer`).
+    """
+    found = {
         "": _llm_tokenizer(config, resolve_preset(config)),
         "qformer_tokenizer": _qformer_tokenizer(config),
-        "clip_tokenizer": _clip_tokenizer(config),
     }
+    if config.features.text_encoder is None:
+        found["clip_tokenizer"] = _clip_tokenizer(config)
+    return found
+
+
+def sentence_tokenizer(name: str) -> Any:
+    """The bare tokenizer of ``features.text_encoder``; raises as :func:`load_tokens`."""
+    return pretrained_tokenizer("model.features.text_encoder", name)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dataloaders.trust import RedactingFormatter
-from launcher.commands import checkpoints, data, features, guarded, jobs, k8s, report, score, usage
+from launcher.commands import (
+    checkpoints,
+    data,
+    features,
+    guarded,
+    jobs,
+    k8s,
+    models,
+    predict,
+    report,
+    score,
+    usage,
+)
 from launcher.commands import stages as handlers
 
 
@@ -63,7 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
     stage = stages.add_parser("eval", help="score trained runs side by side")
     stage.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder, or its URL")
     stage.add_argument("--split", choices=["train", "val", "test"], default="val")
-    stage.add_argument("--weights", choices=["best", "final"], default="final")
+    stage.add_argument("--weights", choices=["final", "best", "last"], default="final")
     stage.add_argument("--out", type=Path, metavar="JSON", help="also write the figures here")
     stage.add_argument("--json", action="store_true", help="print the figures, not tables")
     stage.add_argument(
@@ -78,6 +90,8 @@ def build_parser() -> argparse.ArgumentParser:
     stage.set_defaults(run=handlers.evaluate)
 
     score.add_to(stages)
+    models.add_to(stages)
+    predict.add_to(stages)
 
     usage.add_completion(stages)
     usage.complete_help(parser)

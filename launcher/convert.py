@@ -6,19 +6,16 @@ are copied a part at a time; the folder appears under its name when it is comple
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from transformers import PretrainedConfig
 
 from gcg.config import GCGConfig
-from gcg.part_configs import CONVERTED, CONVERTED_FORMAT, converted
 from gcg.presets import Preset, resolve_preset
+from gcg.saved import write_parts
 from gcg.tokens import load_tokenizers
 from gcg.weights import Weight, weight_map
 from gcg.weights.writer import SHARD_BYTES, stored_bytes, write_shards
@@ -90,33 +87,8 @@ def convert(
     )
     for folder, tokenizer in load_tokenizers(conversion.config).items():
         tokenizer.save_pretrained(partial / folder)
-    text = json.dumps(_description(conversion), indent=2) + "\n"
-    (partial / CONVERTED).write_text(text)
+    write_parts(conversion.config, conversion.preset, partial)
     if out.exists():
         out.rmdir()  # empty: it was looked at before
     partial.rename(out)
     return [out / file.name for file in files]
-
-
-def _description(conversion: Conversion) -> dict[str, Any]:
-    config, preset = conversion.config, conversion.preset
-    before = converted(config.checkpoint) or {"made_from": {}}
-    return {
-        "format": CONVERTED_FORMAT,
-        "made_from": {
-            "checkpoint": config.checkpoint,
-            "clip_checkpoint": config.clip_checkpoint,
-            "llm": config.llm.name or before["made_from"].get("llm"),
-        },
-        "own_llm": preset.own_llm,
-        "joint_width": preset.joint_width,
-        "num_query_tokens": preset.num_query_tokens,
-        "vision": _tree(preset.vision),
-        "text": _tree(preset.text),
-        "qformer": _tree(preset.qformer),
-        "llm": _tree(preset.llm),
-    }
-
-
-def _tree(config: PretrainedConfig) -> dict[str, Any]:
-    return json.loads(config.to_json_string(use_diff=False))

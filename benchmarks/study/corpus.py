@@ -23,8 +23,8 @@ from gcg.build import build_encoders
 from gcg.config import GCGConfig
 from gcg.presets import resolve_preset
 from gcg.text import TextTower
+from gcg.tokens import clip_tokens
 from gcg.vision import frames_through
-from launcher.training.build import build_clip_coder
 
 # The corpus has few validation clips: train on train + val, select nothing on it.
 SPLITS = {"train": "train", "val": "train", "test": "test"}
@@ -80,7 +80,7 @@ def build(folder: Path) -> Features:
 
 def text_encoder(config: GCGConfig, tower: TextTower) -> Encoder:
     """The text tower as an encoder: the words' vectors and the pooled one, of unit length."""
-    coder = build_clip_coder(config)
+    coder = clip_tokens(config)
 
     @torch.inference_mode()
     def encode(texts: Sequence[str]) -> tuple[list[Tensor], Tensor]:

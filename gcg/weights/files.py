@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import pickle
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,8 @@ DTYPES = {
 # Of several kinds in one folder the first is read.
 HUGGING_FACE = ("model.safetensors", "pytorch_model.bin")
 OPEN_CLIP = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+# What torch raises on a file that is no pickle, or a damaged one.
+_UNPICKLING = (pickle.UnpicklingError, struct.error, EOFError, LookupError, TypeError, ValueError)
 MAX_HEADER = 100_000_000  # bytes; what the safetensors library allows
 
 
@@ -139,7 +142,9 @@ def _torch_file(path: Path) -> dict[str, Weight]:
         log.info("%s: some of its tensors do not lie in one piece; it is read whole", path)
         state = torch.load(path, map_location="cpu", weights_only=True)
         return {name: InMemory(value) for name, value in _tensors(path, state).items()}
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except ModelError:
+        raise
+    except (*_UNPICKLING, OSError, RuntimeError) as error:
         reason = str(error).split("\n")[0]
         raise ModelError(
             f"{path}: cannot be read as a PyTorch state dict ({reason}); fetch the file again"

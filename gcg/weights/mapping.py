@@ -141,7 +141,7 @@ def _converted(
 ) -> dict[str, Weight]:
     """What `gcg convert` wrote has our names already."""
     with_llm = llm_in_checkpoint(config)
-    source = _lookup(folder, "run `gcg convert` again")
+    source = _lookup(folder, "give what `gcg convert` wrote, or `gcg export --parts all`")
     found: dict[str, Weight] = {}
     for part in parts:
         if part == LLM[:-1] and not with_llm:

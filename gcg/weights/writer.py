@@ -37,7 +37,8 @@ def write_shards(
     shard_bytes: int = SHARD_BYTES,
     on_bytes: Callable[[int], object] = lambda count: None,
 ) -> list[Path]:
-    """Write weights as ``model-….safetensors`` with an index, in the order they come.
+    """Write weights as ``model.safetensors``, or ``model-….safetensors`` with an index where that
+    would be too large, in the order they come.
 
     Args:
         weights: by name.
@@ -61,8 +62,12 @@ def write_shards(
     files = [
         folder / f"model-{i:05}-of-{len(groups):05}.safetensors" for i in range(1, len(groups) + 1)
     ]
+    if len(files) == 1:
+        files = [folder / "model.safetensors"]
     for file, names in zip(files, groups, strict=True):
         _write(file, {name: weights[name] for name in names}, dtype, on_bytes)
+    if len(files) == 1:
+        return files
     total = sum(stored_bytes(weight, dtype) for weight in weights.values())
     index = {
         "metadata": {"total_size": total},

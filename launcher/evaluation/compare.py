@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from gcg.build import build_model
-from launcher.config import load_run_config
 from launcher.errors import UserError
 from launcher.evaluation.evaluate import Split, evaluate_split
 from launcher.evaluation.scores import summarise
-from launcher.training.weights import load_trained_weights
+from launcher.export.run import Weights, open_run, run_fault
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +18,7 @@ log = logging.getLogger(__name__)
 def evaluate_runs(
     runs: Sequence[Path],
     split: Split,
-    weights: Literal["best", "final"] = "final",
+    weights: Weights = "final",
     keep: Callable[[str, list[dict[str, Any]]], None] = lambda name, rows: None,
 ) -> dict[str, dict[str, Any]]:
     """Figures of each run by its mode (by its folder's name where modes repeat).
@@ -29,42 +26,19 @@ def evaluate_runs(
     ``keep`` is given each run's name and rows (of ``evaluate_split``) once it is through. Raises
     ``UserError`` with a line for every run that cannot be evaluated.
     """
-    problems = [line for run in runs for line in _problems(run, weights)]
+    problems = [fault for run in runs if isinstance(fault := run_fault(run, weights), str)]
     if problems:
         raise UserError(problems)
-    configs = [load_run_config(run / "config.yaml") for run in runs]
-    modes = [config.model.mode for config in configs]
+    opened = [open_run(run, weights) for run in runs]
+    modes = [each.config.model.mode for each in opened]
     results = {}
-    for run, config in zip(runs, configs, strict=True):
-        name = config.model.mode if modes.count(config.model.mode) == 1 else run.name
-        model = build_model(config.model, config.run.seed)
-        state = load_trained_weights(_weights_folder(run, weights))
-        missing, unexpected = model.load_state_dict(state, strict=False)
-        trained = {n for n, p in model.named_parameters() if p.requires_grad}
-        lost = sorted(trained & set(missing))
-        if lost or unexpected:
-            raise UserError(
-                f"{run}: its weights do not fit its config.yaml (missing {lost[:3]}, unexpected "
-                f"{list(unexpected)[:3]}); was one of them changed by hand?"
-            )
+    for run, each in zip(runs, opened, strict=True):
+        mode = each.config.model.mode
+        name = mode if modes.count(mode) == 1 else run.name
+        model = each.trained_model()
         log.info("%s: answering the %s questions", run, split)
-        rows = evaluate_split(model, config, split)
+        rows = evaluate_split(model, each.config, split)
         keep(name, rows)
         figures = summarise(rows)
         results[name] = {**figures, "run": str(run), "split": split, "weights": weights}
     return results
-
-
-def _problems(run: Path, weights: str) -> list[str]:
-    if not (run / "config.yaml").is_file():
-        return [f"{run}: no config.yaml there, so no run of `gcg train`; name a run's folder"]
-    wanted = run / ("best.json" if weights == "best" else "final")
-    if not wanted.exists():
-        return [f"{wanted}: not there yet; let `gcg train` finish, or choose other --weights"]
-    return []
-
-
-def _weights_folder(run: Path, weights: str) -> Path:
-    if weights == "final":
-        return run / "final"
-    return run / json.loads((run / "best.json").read_text())["path"]

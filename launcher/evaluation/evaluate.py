@@ -13,14 +13,15 @@ from dataloaders.errors import DataError
 from dataloaders.eval_loader import EvalLoader
 from dataloaders.labels import LabelSet
 from dataloaders.source import Source
-from gcg.gaussian import mixture_log_weights
+from gcg.answers import ask
 from gcg.metrics import span_of_weights
-from gcg.model import GCGModel, Grounding
+from gcg.model import GCGModel
 from gcg.presets import resolve_preset
+from gcg.tokens import TokenSet, load_tokens
 from launcher.config import RunConfig
 from launcher.config.data import TrainSet
 from launcher.evaluation.normalise import normalise_answer
-from launcher.training.build import Coders, build_coders, build_collator
+from launcher.training.build import build_collator
 from launcher.training.data import build_decoder, labels_folder, open_set, storage_options
 
 Split = Literal["train", "val", "test"]
@@ -49,16 +50,16 @@ def evaluate_split(
     was_training = model.training
     model.eval()
     try:
-        coders = build_coders(config.model)
-        loader = _loader(source, split, config, coders, rank, world_size, max_videos)
-        answerer = _Answers(model, config, coders, world_size)
+        tokens = load_tokens(config.model)
+        loader = _loader(source, split, config, tokens, rank, world_size, max_videos)
+        answerer = _Answers(model, config, tokens, world_size)
         rows: list[dict[str, Any]] = []
         last: Batch | None = None
         for batch in loader:
             # Under ZeRO-3 all ranks must go through the model equally often: one that has run
             # out of questions asks others again and throws the answers away.
             if batch is None:
-                last = last or _any_batch(source, split, config, coders)
+                last = last or _any_batch(source, split, config, tokens)
                 answerer(last)
             else:
                 rows += answerer(batch)
@@ -74,7 +75,7 @@ def _loader(
     source: Source,
     split: Split,
     config: RunConfig,
-    coders: Coders,
+    tokens: TokenSet,
     rank: int,
     world_size: int,
     limit: int | None,
@@ -83,7 +84,7 @@ def _loader(
     peeks = config.model.mode == "oracle"
     return EvalLoader(
         source,
-        build_collator(config.model, coders, config.run.seed),
+        build_collator(config.model, tokens, config.run.seed),
         build_decoder(
             config, resolve_preset(config.model).vision.image_size, source, f"data.{split}"
         ),
@@ -105,9 +106,9 @@ def _in_lockstep(config: RunConfig, world_size: int) -> bool:
     return config.engine.zero == 3 and world_size > 1
 
 
-def _any_batch(source: Source, split: Split, config: RunConfig, coders: Coders) -> Batch:
+def _any_batch(source: Source, split: Split, config: RunConfig, tokens: TokenSet) -> Batch:
     """The split's first readable batch, for a rank that has none of its own."""
-    batch = next(iter(_loader(source, split, config, coders, 0, 1, None)), None)
+    batch = next(iter(_loader(source, split, config, tokens, 0, 1, None)), None)
     if batch is None:
         raise DataError(f"{source.name}: no clip of it can be decoded; run `gcg pack` again")
     return batch
@@ -116,40 +117,28 @@ def _any_batch(source: Source, split: Split, config: RunConfig, coders: Coders) 
 class _Answers:
     """Batch in, rows out."""
 
-    def __init__(self, model: GCGModel, config: RunConfig, coders: Coders, world_size: int) -> None:
-        self._model, self._config, self._coders = model, config.model, coders
+    def __init__(
+        self, model: GCGModel, config: RunConfig, tokens: TokenSet, world_size: int
+    ) -> None:
+        self._model, self._config, self._tokens = model, config.model, tokens
         self._lockstep = _in_lockstep(config, world_size)
         self._device = next(model.parameters()).device
 
     def __call__(self, batch: Batch) -> list[dict[str, Any]]:
         batch = batch.to(self._device)
-        encoded = self._model.encode(
-            batch.pixel_values,
-            batch.question_ids,
-            batch.question_mask,
-            option_text_ids=batch.option_text_ids,
-            option_text_mask=batch.option_text_mask,
-            frame_tokens=batch.frame_tokens,
-            frame_embeddings=batch.frame_embeddings,
-        )
-        found = self._model.ground(encoded, batch.video_index, batch.noise_seeds, batch.moments)
-        qformer = batch.qformer_ids, batch.qformer_mask
-        prompt = batch.prompt_ids, batch.prompt_mask
         scored, written = self._needed(batch)
-        scores: list[list[float]] | None = None
-        if scored:
-            options = batch.option_ids
-            options = batch.answer_ids.unsqueeze(1) if options is None else options
-            scores = self._model.score_options(found, qformer, prompt, options).tolist()
-        words: list[str] | None = None
-        if written:
-            tokens = self._model.generate(
-                found, qformer, prompt, self._config.llm.max_answer_tokens
-            )
-            words = self._coders.decode(tokens.tolist())
-        weights = self._weights(found, batch.moments)
+        options = batch.option_ids
+        if scored and options is None:
+            options = batch.answer_ids.unsqueeze(1)
+        found = ask(
+            self._model,
+            {**batch.asked(), "option_ids": options if scored else None},
+            max_new_tokens=self._config.llm.max_answer_tokens if written else None,
+        )
+        scores = None if found.option_scores is None else found.option_scores.tolist()
+        words = None if found.tokens is None else self._tokens.decode(found.tokens.tolist())
         return [
-            self._row(batch, i, found.selection.indices[i], weights[i], scores, words)
+            self._row(batch, i, found.selected[i], found.weights[i], scores, words)
             for i in range(batch.num_pairs)
         ]
 
@@ -162,15 +151,6 @@ class _Answers:
         torch.distributed.all_reduce(any_rank, op=torch.distributed.ReduceOp.MAX)
         scored, written = any_rank.bool().tolist()
         return scored, written
-
-    def _weights(self, found: Grounding, moments: Tensor | None) -> Tensor:
-        """(P, T): the mixture; in oracle mode the labels' own; in uniform mode all equal."""
-        if self._config.mode != "oracle" or moments is None:
-            return found.weights
-        profile, frames = self._model.profile, self._config.num_frames
-        centers = profile.timeline.of_frames(moments, frames)
-        grid = profile.timeline.positions(frames, centers.device)
-        return mixture_log_weights(centers, profile.sigma, grid).exp()
 
     def _row(
         self,

@@ -23,15 +23,14 @@ from dataloaders.prefetch import Job, Prefetcher
 from dataloaders.quarantine import BadSample
 from dataloaders.source import Source
 from dataloaders.storage.options import StorageOptions, default_cache_dir
-from dataloaders.texts import TextCoder
 from gcg.build import build_encoders, encoder_fingerprint
 from gcg.config import GCGConfig
 from gcg.labels import Evidence, Strategy, TopK, gather_evidence
 from gcg.presets import resolve_preset
+from gcg.tokens import clip_tokens
 from gcg.vision import frames_through
 from launcher.checks.features import check_frames
 from launcher.labelling.describe import Description, DescriptionWriter, OnQuestion, TemplateWriter
-from launcher.training.build import build_clip_coder
 
 log = logging.getLogger(__name__)
 
@@ -177,7 +176,7 @@ class EvidenceMaker:
         self._size = resolve_preset(config).vision.image_size
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._vision, self._text = build_encoders(config, device=self._device)
-        self._coder = build_clip_coder(config)
+        self._coder = clip_tokens(config)
 
     def shard(
         self, source: Source, number: int, threads: int, on_video: Callable[[], object]
@@ -233,12 +232,5 @@ class EvidenceMaker:
         return joint_1TC[0].cpu()
 
     def _pooled(self, texts: list[str]) -> torch.Tensor:
-        ids_PL, mask_PL = padded(self._coder, texts)
+        ids_PL, mask_PL = self._coder.padded(texts)
         return self._text(ids_PL.to(self._device), mask_PL.to(self._device))[1].cpu()
-
-
-def padded(coder: TextCoder, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids (P, L) padded to the longest text, and their mask."""
-    rows = [torch.tensor(row) for row in coder.rows(texts)]
-    pad = partial(torch.nn.utils.rnn.pad_sequence, batch_first=True)
-    return pad(rows, padding_value=coder.pad_id), pad([torch.ones_like(row) for row in rows])

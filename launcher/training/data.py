@@ -173,7 +173,7 @@ def build_loader(
     loader = Loader(
         source,
         build_plan(config, source),
-        build_collator(config.model, parts.coders, config.run.seed),
+        build_collator(config.model, parts.tokens, config.run.seed),
         build_decoder(config, parts.image_size, source),
         num_frames=config.model.num_frames,
         rank=rank,

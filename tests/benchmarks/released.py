@@ -31,7 +31,9 @@ def write_case(path: Path, *, options: int, width: float, tau: float, seed: int 
         "in.label_probs": draw(pairs, frames),
         "in.answers_id": torch.arange(pairs) % max(options, 1),
     }
-    case |= {f"sd.{name}": value for name, value in _weights(draw, frames, moments, joint, inner)}
+    case |= {
+        f"sd.{name}": value for name, value in module_weights(draw, frames, moments, joint, inner)
+    }
     case |= _outputs(case, width, tau, moments)
     case |= _perturbed(draw, pairs, frames, moments)
     np.savez(path, **{name: _stored(value) for name, value in case.items()})  # type: ignore[arg-type]
@@ -41,7 +43,7 @@ def _stored(value: Tensor) -> np.ndarray:
     return value.to(torch.float32).numpy() if value.is_floating_point() else value.numpy()
 
 
-def _weights(draw, frames: int, moments: int, joint: int, inner: int):
+def module_weights(draw, frames: int, moments: int, joint: int, inner: int):
     def linear(name: str, out: int, into: int, bias: bool = True):
         # Rounded to float32 first: that is what the file holds.
         yield f"{name}.weight", draw(out, into, scale=into**-0.5).float().double()

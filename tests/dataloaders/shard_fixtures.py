@@ -16,7 +16,8 @@ from dataloaders.labels import Label, LabelMeta, write_labels
 from dataloaders.manifest import Question, Video
 from dataloaders.shards import PackReport, pack
 from dataloaders.source import Source
-from dataloaders.texts import PromptTemplate, TextCoder
+from gcg.questions import PromptTemplate, QuestionEncoder
+from gcg.text_codes import RoleTokens
 
 WIDTH, HEIGHT = 48, 32
 needs_mds = pytest.mark.skipif(
@@ -124,16 +125,17 @@ def encode(texts: list[str]) -> list[list[int]]:
     return [[3 + ord(c) % 200 for c in text] for text in texts]
 
 
-def collator(seed: int = 0, **lengths: int) -> Collator:
-    def coder(name: str) -> TextCoder:
+def collator(seed: int = 0, *, answer_texts: bool = False, **lengths: int) -> Collator:
+    def tokens(name: str) -> RoleTokens:
         length = lengths.get(name, 256)
-        return TextCoder(encode, pad_id=0, max_length=length, prefix=(1,), suffix=(2,))
+        return RoleTokens(encode, pad_id=0, max_length=length, prefix=(1,), suffix=(2,))
 
-    return Collator(
-        clip=coder("clip"),
-        qformer=coder("qformer"),
-        prompt=coder("prompt"),
-        answer=coder("answer"),
+    encoder = QuestionEncoder(
+        clip=tokens("clip"),
+        qformer=tokens("qformer"),
+        prompt=tokens("prompt"),
+        answer=tokens("answer"),
         template=PromptTemplate(),
-        seed=seed,
+        answer_texts=answer_texts,
     )
+    return Collator(encoder, seed)

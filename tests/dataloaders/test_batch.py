@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 import torch
 
-from dataloaders.batch import IGNORED, VisitData
-from dataloaders.errors import DataError
+from dataloaders.batch import VisitData
 from dataloaders.labels import Label
 from dataloaders.seeds import noise_seed
-from dataloaders.texts import PromptTemplate, TextCoder
+from gcg.answering import IGNORED
+from gcg.errors import ModelError
+from gcg.questions import PromptTemplate
+from gcg.text_codes import RoleTokens
 from tests.dataloaders.shard_fixtures import collator, encode, question, video
 
 FRAMES, SIZE = 4, 6
@@ -105,7 +105,8 @@ def test_open_ended_pairs():
 
 def test_letters_as_answers():
     template = PromptTemplate(answer="({letter})", option="{letter}: {option}", separator="\n")
-    assert template.answers(question(1)) == ["(A)", "(B)", "(C)"]
+    assert template.options(question(1)) == ["(A)", "(B)", "(C)"]
+    assert template.right(question(1)) == "(B)"
     assert "A: thing 1\nB: thing 2" in template.prompt(question(1))
 
 
@@ -113,19 +114,19 @@ def test_long_texts_are_cut_and_keep_their_end_token():
     batch = collator(clip=5, answer=3)([visit(0, [question(1)])], epoch=0)
     assert batch.question_ids.tolist() == [[1, 3 + ord("w"), 3 + ord("h"), 3 + ord("a"), 2]]
     assert batch.answer_ids[0, -1] == 2
-    no_marks = TextCoder(encode, pad_id=0, max_length=2)
+    no_marks = RoleTokens(encode, pad_id=0, max_length=2)
     assert no_marks.rows(["abc"]) == [[3 + ord("a"), 3 + ord("b")]]
 
 
 def test_a_long_text_is_cut_between_what_stands_around_it():
-    coder = TextCoder(encode, pad_id=0, max_length=6, prefix=(1, 9), suffix=(8, 7, 2))
+    coder = RoleTokens(encode, pad_id=0, max_length=6, prefix=(1, 9), suffix=(8, 7, 2))
     assert coder.rows(["abc", ""]) == [[1, 9, 3 + ord("a"), 8, 7, 2], [1, 9, 8, 7, 2]]
-    with pytest.raises(DataError, match="no room for a text between 2 tokens before and 3 after"):
-        TextCoder(encode, pad_id=0, max_length=5, prefix=(1, 9), suffix=(8, 7, 2))
+    with pytest.raises(ModelError, match="no room for a text between 2 tokens before and 3 after"):
+        RoleTokens(encode, pad_id=0, max_length=5, prefix=(1, 9), suffix=(8, 7, 2))
 
 
 def test_model_inputs_are_all_tensors_but_the_options():
-    coding = dataclasses.replace(collator(), answer_texts=True)
+    coding = collator(answer_texts=True)
     batch = coding([visit(0, [question(1)], labelled=True)], epoch=0)
     inputs = batch.model_inputs()
     assert set(inputs) == {
@@ -152,7 +153,7 @@ def test_model_inputs_are_all_tensors_but_the_options():
     [("multiple_choice", "{query}"), ("open_ended", "{"), ("option", "{0}"), ("answer", "{text}")],
 )
 def test_templates_are_checked(field, template):
-    with pytest.raises(DataError, match=rf"prompt\.{field}: .*it may use"):
+    with pytest.raises(ModelError, match=rf"prompt\.{field}: .*it may use"):
         PromptTemplate(**{field: template})
 
 
@@ -171,7 +172,7 @@ def test_answer_texts_go_to_clip_only_when_asked_for():
     assert plain.option_text_ids is None
     assert plain.answer_text_ids is None
     asked = [question(1), question(2).model_copy(update={"options": None, "answer_index": None})]
-    batch = dataclasses.replace(collator(), answer_texts=True)([visit(0, asked)], epoch=0)
+    batch = collator(answer_texts=True)([visit(0, asked)], epoch=0)
     assert batch.answer_index.tolist() == [1, -1]
     assert batch.answer_text_ids is not None
     assert [text(row) for row in batch.answer_text_ids] == ["thing 2", asked[1].answer]

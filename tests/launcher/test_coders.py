@@ -10,8 +10,7 @@ from transformers import AutoTokenizer, InstructBlipConfig
 
 from gcg.config import GCGConfig
 from gcg.errors import ModelError
-from gcg.tokens import load_tokens
-from launcher.training.build import build_clip_coder, build_coders
+from gcg.tokens import clip_tokens, load_tokens
 from tests.gcg.test_chat import BRACKETS, CHATML
 from tests.gcg.weights.checkpoints import (
     LLM,
@@ -60,7 +59,7 @@ def other_llm(
 
 
 def test_tiny_reads_with_one_tokenizer_and_marks_as_each_part_expects() -> None:
-    coders = build_coders(GCGConfig())
+    coders = load_tokens(GCGConfig())
     (read,) = coders.clip.rows([WORDS])
     assert coders.qformer.rows([WORDS]) == [read]
     assert (read[0], read[-1]) == (1, 3)
@@ -72,7 +71,7 @@ def test_tiny_reads_with_one_tokenizer_and_marks_as_each_part_expects() -> None:
 
 def test_an_encoder_decoder_reads_the_prompt_to_its_end_mark(checkpoints: Path) -> None:
     config = instructblip(checkpoints, "t5", max_prompt_tokens=20)
-    tokens, coders = load_tokens(config), build_coders(config)
+    tokens = coders = load_tokens(config)
     assert tokens.prefix_ids == ()
     assert tokens.end_ids == (1,)
     tokenizer = AutoTokenizer.from_pretrained(checkpoints / "t5")
@@ -85,7 +84,7 @@ def test_instructblips_decoder_reads_its_begin_mark_after_the_soft_tokens(
     checkpoints: Path,
 ) -> None:
     config = instructblip(checkpoints, "llama")
-    tokens, coders = load_tokens(config), build_coders(config)
+    tokens = coders = load_tokens(config)
     assert tokens.prefix_ids == ()
     (prompt,), (answer,) = coders.prompt.rows(["dog"]), coders.answer.rows(["dog"])
     assert (prompt[0], answer[-1]) == (1, 2)
@@ -94,17 +93,17 @@ def test_instructblips_decoder_reads_its_begin_mark_after_the_soft_tokens(
 
 def test_qformer_and_clip_have_tokenizers_of_their_own(checkpoints: Path) -> None:
     config = instructblip(checkpoints, "t5")
-    coders = build_coders(config)
+    coders = load_tokens(config)
     bert = AutoTokenizer.from_pretrained(checkpoints / "t5" / "qformer_tokenizer")
     clip = AutoTokenizer.from_pretrained(checkpoints / "clip")
     assert coders.qformer.rows([WORDS]) == [bert(WORDS)["input_ids"]]
     assert coders.clip.rows([WORDS]) == [clip(WORDS)["input_ids"]]
-    assert build_clip_coder(config).rows([WORDS]) == coders.clip.rows([WORDS])
+    assert clip_tokens(config).rows([WORDS]) == coders.clip.rows([WORDS])
 
 
 def test_another_decoder_without_a_template_begins_with_its_mark(tmp_path: Path) -> None:
     config = other_llm(tmp_path / "llm")
-    tokens, coders = load_tokens(config), build_coders(config)
+    tokens = coders = load_tokens(config)
     assert tokens.prefix_ids == (1,)
     (prompt,), (answer,) = coders.prompt.rows(["a dog"]), coders.answer.rows(["a dog"])
     assert answer[-1] == 2
@@ -118,7 +117,7 @@ def test_another_decoder_without_a_template_begins_with_its_mark(tmp_path: Path)
 
 def test_a_chat_model_is_asked_in_its_template(tmp_path: Path) -> None:
     config = other_llm(tmp_path / "llm", template=CHATML, max_prompt_tokens=40)
-    tokens, coders = load_tokens(config), build_coders(config)
+    tokens = coders = load_tokens(config)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "llm")
     (prompt,), (answer,) = coders.prompt.rows(["a dog"]), coders.answer.rows(["a dog"])
     whole = tokenizer.apply_chat_template(
@@ -179,7 +178,7 @@ def test_real_vocabularies(shared: Path, tmp_path: Path) -> None:
         (checkpoint / file.name).symlink_to(file)
     (checkpoint / "qformer_tokenizer").symlink_to(real / "bert-uncased")
     clip.symlink_to(real / "clip")
-    coders = build_coders(instructblip(tmp_path, "instructblip"))
+    coders = load_tokens(instructblip(tmp_path, "instructblip"))
     (clip_row,), (bert_row,) = coders.clip.rows([LONG]), coders.qformer.rows(["A dog."])
     assert len(clip_row) == 77
     assert (clip_row[0], clip_row[-1]) == (49406, 49407)

@@ -13,6 +13,7 @@ from dataloaders.batch import Batch
 from dataloaders.index import read_index
 from dataloaders.open_source import open_source
 from gcg.build import build_model
+from gcg.tokens import load_tokens
 from launcher.checks.preflight import preflight
 from launcher.config import ConfigError, RunConfig
 from launcher.errors import PreflightError
@@ -81,12 +82,12 @@ def test_features_of_a_batch_are_what_the_model_would_encode(
 
 def in_order(config: RunConfig, source: Any) -> list[Batch]:
     from dataloaders.eval_loader import EvalLoader
-    from launcher.training.build import build_coders, build_collator
+    from launcher.training.build import build_collator
     from launcher.training.data import build_decoder
 
     loader = EvalLoader(
         source,
-        build_collator(config.model, build_coders(config.model), 0),
+        build_collator(config.model, load_tokens(config.model), 0),
         build_decoder(config, 96, source),
         num_frames=config.model.num_frames,
         questions_per_visit=100,  # one visit a clip

@@ -1,10 +1,12 @@
 """A hub of our own: folders served over HTTP as the Hugging Face hub serves repositories.
 
-Only what ``huggingface_hub`` asks for a download: the list of a repository's files, and the files.
+Only what ``huggingface_hub`` asks for a download (the list of a repository's files, and the files),
+and for an upload: a repository is made, large files go by LFS, small ones in the commit.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import threading
@@ -12,22 +14,30 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 from huggingface_hub import constants, file_download
 from huggingface_hub.utils._http import reset_sessions
 
+LARGE = ".safetensors"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Hub(ThreadingHTTPServer):
-    """Serves ``root/<owner>/<name>/``; ``sent``: ``owner/name/file`` of all fetched."""
+    """Serves ``root/<owner>/<name>/``; ``sent``: ``owner/name/file`` of all fetched.
+
+    Writes need ``token``. ``stored``: large files by their SHA-256; ``commits``: paths of each.
+    """
 
     daemon_threads = True
 
     def __init__(self, root: Path) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.root, self.sent = root, list[str]()
+        self.token: str | None = None
+        self.stored: dict[str, bytes] = {}
+        self.commits: list[list[str]] = []
 
     @property
     def url(self) -> str:
@@ -66,6 +76,68 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if with_body:
             self.wfile.write(body)
+
+    def do_PUT(self) -> None:
+        self.server.stored[self.path.rpartition("/")[2]] = self._body()
+        self._reply(200, {})
+
+    def do_POST(self) -> None:
+        body = self._body()
+        if self.headers.get("Authorization") != f"Bearer {self.server.token}":
+            self._reply(401, {"error": "Invalid credentials"})
+            return
+        parts = self.path.strip("/").split("/")
+        if parts == ["api", "repos", "create"]:
+            tree = json.loads(body)
+            name = f"{tree['organization']}/{tree['name']}"
+            (self.server.root / name).mkdir(parents=True, exist_ok=True)
+            self._reply(200, {"url": f"{self.server.url}/{name}"})
+        elif parts == ["api", "validate-yaml"]:  # of a page's front matter
+            self._reply(200, {"errors": [], "warnings": []})
+        elif parts[-2:-1] == ["preupload"]:
+            files = [
+                {
+                    "path": file["path"],
+                    "uploadMode": "lfs" if file["path"].endswith(LARGE) else "regular",
+                    "shouldIgnore": False,
+                }
+                for file in json.loads(body)["files"]
+            ]
+            self._reply(200, {"files": files})
+        elif parts[-2:] == ["objects", "batch"]:
+            objects = [
+                {**each, "actions": {"upload": {"href": f"{self.server.url}/lfs/{each['oid']}"}}}
+                for each in json.loads(body)["objects"]
+            ]
+            self._reply(200, {"transfer": "basic", "objects": objects})
+        else:
+            self._commit("/".join(parts[2:4]), body)
+
+    def _commit(self, repository: str, body: bytes) -> None:
+        lines = [json.loads(line) for line in body.splitlines()]
+        paths = []
+        for line in (line["value"] for line in lines if line["key"] != "header"):
+            path = self.server.root / repository / line["path"]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            small = "content" in line
+            path.write_bytes(
+                base64.b64decode(line["content"]) if small else self.server.stored[line["oid"]]
+            )
+            paths.append(line["path"])
+        self.server.commits.append(paths)
+        url = f"{self.server.url}/{repository}/commit/{COMMIT}"
+        self._reply(200, {"commitOid": COMMIT, "commitUrl": url, "hookOutput": ""})
+
+    def _body(self) -> bytes:
+        return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+
+    def _reply(self, status: int, tree: dict[str, Any]) -> None:
+        body = json.dumps(tree).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:
         """Nothing: tests look at ``sent``."""

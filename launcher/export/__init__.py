@@ -1,0 +1,1 @@
+"""A trained run's model into a folder of its own, and to the hub."""

@@ -1,0 +1,88 @@
+"""`gcg import-released`: a checkpoint of the authors' code as a model of ours."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from gcg.build import build_skeleton, model_weights, used_parts
+from gcg.config import GCGConfig
+from gcg.errors import ModelError
+from gcg.saved import Parts
+from gcg.saving import Saving, plan_saving, save_pretrained
+from gcg.weights import fetch_sources
+from gcg.weights.files import read_checkpoint
+from gcg.weights.released import grounding_prefix, misfits, reader_of, renamed
+from gcg.weights.tensors import whole
+from launcher.errors import UserError
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A model made of a released checkpoint: ``taken`` of its tensors are in it, ``left`` not.
+
+    ``reader``: whether its Q-Former was among them; else the public one is in its place.
+    """
+
+    saving: Saving
+    taken: int
+    left: list[str]
+    reader: bool
+
+
+def plan_import(file: Path, config: GCGConfig, parts: Parts = "trained", seed: int = 0) -> Imported:
+    """Read a checkpoint (``.pth``, ``.bin`` or safetensors), and check it against a model.
+
+    What the checkpoint lacks keeps its public or first weights.
+
+    Raises:
+        ModelError: it holds no grounding module of the released code, or one of other sizes than
+            the configuration's, a line for each.
+    """
+    if not file.is_file():
+        raise UserError(f"{file}: no such file; give the authors' checkpoint")
+    tensors = read_checkpoint(file)
+    prefix = grounding_prefix(tensors)
+    if prefix is None:
+        raise UserError(
+            f"{file}: holds no grounding module of the released code (no ...logit_gauss_c.1.weight)"
+            "; give a checkpoint of that code, whole"
+        )
+    if config.llm.train == "full":
+        raise UserError(
+            "model.llm.train = full: the released code leaves the language model as it is; use "
+            "frozen"
+        )
+    grounding = renamed(tensors, prefix)
+    if lines := misfits(grounding, config):
+        raise ModelError(lines)
+    fetch_sources(config, used_parts(config))
+    model = build_skeleton(config)
+    reader = reader_of(tensors, config)
+    wanted = {n for n, p in model.named_parameters() if p.requires_grad}
+    first = {n: w for n, w in model_weights(model, config, seed) if n in wanted}
+    own = {n for n in wanted if n.startswith(("generator.", "contrast."))}
+    if missing := sorted(own - set(grounding)):
+        raise UserError(f"{file}: has no {prefix}... for {missing[0]}; give the whole checkpoint")
+    state = {name: whole(weight) for name, weight in {**first, **reader, **grounding}.items()}
+    used = {id(weight) for weight in (*grounding.values(), *reader.values())}
+    left = [name for name, weight in tensors.items() if id(weight) not in used]
+    return Imported(
+        plan_saving(config, state, parts, seed=seed), len(tensors) - len(left), left, bool(reader)
+    )
+
+
+def write_import(imported: Imported, file: Path, out: Path) -> None:
+    """Write the model's folder, which appears when it is complete.
+
+    Raises:
+        UserError: ``out`` is taken.
+    """
+    if out.exists():
+        raise UserError(f"--to {out}: is there already; give a new folder, or delete it")
+    partial = out.with_name(f"{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    save_pretrained(imported.saving, partial, more={"run": {"imported_from": file.name}})
+    partial.rename(out)

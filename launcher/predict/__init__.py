@@ -1,0 +1,1 @@
+"""Questions about video files, asked of a trained model."""
