@@ -12,6 +12,7 @@ from gcg.build import build_model
 from launcher.config import load_run_config
 from launcher.errors import UserError
 from launcher.evaluation.evaluate import Split, evaluate_split
+from launcher.evaluation.keep import keep_rows
 from launcher.evaluation.scores import summarise
 from launcher.training.weights import load_trained_weights
 
@@ -23,6 +24,7 @@ def evaluate_runs(
 ) -> dict[str, dict[str, Any]]:
     """Figures of each run by its mode (by its folder's name where modes repeat).
 
+    The rows stay in each run's folder (:mod:`launcher.evaluation.rows`), for ``gcg report``.
     Raises ``UserError`` with a line for every run that cannot be evaluated.
     """
     problems = [line for run in runs for line in _problems(run, weights)]
@@ -44,7 +46,9 @@ def evaluate_runs(
                 f"{list(unexpected)[:3]}); was one of them changed by hand?"
             )
         log.info("%s: answering the %s questions", run, split)
-        figures = summarise(evaluate_split(model, config, split))
+        rows = evaluate_split(model, config, split, detailed=True)
+        figures = summarise(rows)
+        keep_rows(run, config, split, weights, rows)
         results[name] = {**figures, "run": str(run), "split": split, "weights": weights}
     return results
 

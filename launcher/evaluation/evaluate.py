@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from math import isfinite
 from typing import Any, Literal
 
 import torch
@@ -34,12 +35,15 @@ def evaluate_split(
     rank: int = 0,
     world_size: int = 1,
     max_videos: int | None = None,
+    *,
+    detailed: bool = False,
 ) -> list[dict[str, Any]]:
     """This rank's rows, one for each of its questions; together the ranks ask every one once.
 
     A row has the question, what was answered, whether it is right, the span looked at and the gold
-    spans (None where there are none). Questions of clips that do not decode have ``skipped``, the
-    reason, instead. ``oracle`` needs the split's labels. Raises ``DataError`` for unreadable data.
+    spans (None where there are none); ``detailed`` adds what :func:`_details` says. Questions of
+    clips that do not decode have ``skipped``, the reason, instead. ``oracle`` needs the split's
+    labels. Raises ``DataError`` for unreadable data.
     """
     folder: str | None = getattr(config.data, split)
     if folder is None:
@@ -50,7 +54,7 @@ def evaluate_split(
     try:
         coders = build_coders(config.model)
         loader = _loader(source, split, config, coders, rank, world_size, max_videos)
-        answerer = _Answers(model, config, coders, world_size)
+        answerer = _Answers(model, config, coders, world_size, detailed)
         rows: list[dict[str, Any]] = []
         last: Batch | None = None
         for batch in loader:
@@ -115,8 +119,16 @@ def _any_batch(source: Source, split: Split, config: RunConfig, coders: Coders) 
 class _Answers:
     """Batch in, rows out."""
 
-    def __init__(self, model: GCGModel, config: RunConfig, coders: Coders, world_size: int) -> None:
+    def __init__(
+        self,
+        model: GCGModel,
+        config: RunConfig,
+        coders: Coders,
+        world_size: int,
+        detailed: bool = False,
+    ) -> None:
         self._model, self._config, self._coders = model, config.model, coders
+        self._detailed = detailed
         self._lockstep = _in_lockstep(config, world_size)
         self._device = next(model.parameters()).device
 
@@ -146,11 +158,15 @@ class _Answers:
                 found, qformer, prompt, self._config.llm.max_answer_tokens
             )
             words = self._coders.decode(tokens.tolist())
-        weights = self._weights(found, batch.moments)
-        return [
+        centers, weights = self._located(found, batch.moments)
+        rows = [
             self._row(batch, i, found.selection.indices[i], weights[i], scores, words)
             for i in range(batch.num_pairs)
         ]
+        if self._detailed:
+            for i, row in enumerate(rows):
+                row.update(_details(batch, i, centers[i], weights[i], scores))
+        return rows
 
     def _needed(self, batch: Batch) -> tuple[bool, bool]:
         """Whether options are scored and answers written: of this batch, or of any rank's."""
@@ -162,14 +178,15 @@ class _Answers:
         scored, written = any_rank.bool().tolist()
         return scored, written
 
-    def _weights(self, found: Grounding, moments: Tensor | None) -> Tensor:
-        """(P, T): the mixture; in oracle mode the labels' own; in uniform mode all equal."""
+    def _located(self, found: Grounding, moments: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Centres (P, K) and the mixture (P, T). In oracle mode the labels' own; in uniform mode,
+        and where frames are scored without Gaussians, there are no centres, (P, 0)."""
         if self._config.mode != "oracle" or moments is None:
-            return found.weights
+            return found.centers, found.weights
         profile, frames = self._model.profile, self._config.num_frames
         centers = profile.timeline.of_frames(moments, frames)
         grid = profile.timeline.positions(frames, centers.device)
-        return mixture_log_weights(centers, profile.sigma, grid).exp()
+        return centers, mixture_log_weights(centers, profile.sigma, grid).exp()
 
     def _row(
         self,
@@ -203,6 +220,27 @@ class _Answers:
             "gold": [list(span) for span in spans] if spans else None,
             "duration": duration,
         }
+
+
+def _details(
+    batch: Batch, i: int, centers: Tensor, weights: Tensor, scores: list[list[float]] | None
+) -> dict[str, Any]:
+    """What shows how a question was answered: its ``text`` and ``options``, the options' ``scores``
+    (log-likelihoods), the frames' ``weights`` (T,) and ``times`` in seconds, and the ``centers`` of
+    the Gaussians (K,) in [0, 1]. Rounded to what an eye can tell."""
+    meta = batch.meta
+    options = meta.options[i]
+    likely = None
+    if options is not None and scores is not None and all(map(isfinite, scores[i][: len(options)])):
+        likely = [round(score, 4) for score in scores[i][: len(options)]]
+    return {
+        "text": meta.question_texts[i],
+        "options": None if options is None else list(options),
+        "scores": likely,
+        "weights": [round(w, 4) for w in weights.nan_to_num(0.0).tolist()],
+        "centers": [round(c, 4) for c in centers.nan_to_num(0.0).tolist()],
+        "times": [round(t, 3) for t in meta.times[int(batch.video_index[i])].tolist()],
+    }
 
 
 def _skipped_row(video: str, question: str, kind: str, reason: str) -> dict[str, Any]:
