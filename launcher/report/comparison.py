@@ -20,7 +20,9 @@ def figures_of(rows: Sequence[Row]) -> Figures:
     """What :func:`launcher.evaluation.scores.summarise` finds; ``intervals`` (95 %, bootstrap over
     videos) of accuracy and of the grounding figures, also of each type's accuracy."""
     asked = [row for row in rows if "skipped" not in row]
-    figures = {name: None if _is_nan(value) else value for name, value in summarise(rows).items()}
+    figures: Figures = {
+        name: None if _is_nan(value) else value for name, value in summarise(rows).items()
+    }
     intervals: dict[str, list[float]] = {}
     if asked:
         intervals["accuracy"] = figures.pop("interval")

@@ -1,4 +1,4 @@
-"""Where the question was not listened to: videos whose questions all get the same span."""
+"""Where the question was not listened to: questions of one video that get the same span."""
 
 from __future__ import annotations
 
@@ -17,50 +17,68 @@ SAME = 0.9
 
 @dataclass(frozen=True)
 class SameSpan:
-    """A video, its questions that have a span, and the least IoU of two of their spans."""
+    """Questions of a video that get one span, though they are about different moments.
+
+    ``least_iou``: of two of their spans. ``of``: how many questions of the video have a span.
+    """
 
     video: str
     rows: list[Row]
     least_iou: float
+    of: int
 
 
 @dataclass(frozen=True)
 class SameSpans:
-    """``found``: the most questions first; ``num_videos``: how many could have been among them."""
+    """``found``: the largest group of each video that has one, those with the most questions first.
+
+    ``num_videos``: of those asked more than once; ``num_questions``: asked about them;
+    ``num_shared``: questions in the groups.
+    """
 
     found: list[SameSpan]
     num_videos: int
+    num_questions: int
+
+    @property
+    def num_shared(self) -> int:
+        return sum(len(each.rows) for each in self.found)
 
 
 def same_spans(rows: Sequence[Row], seed: int) -> SameSpans:
-    """The videos of which every two questions get spans that overlap by :data:`SAME` or more.
-
-    Only videos with two questions or more that are *about* different moments count: where all gold
-    spans are the same, so may the predicted ones be.
-    """
+    """Of each video the largest group of questions of which every two get spans that overlap by
+    :data:`SAME` or more, without being about the same moment as far as gold spans tell."""
     groups: dict[str, list[Row]] = defaultdict(list)
     for row in in_drawn_order(rows, seed):
         if row["span"]:
             groups[row["video"]].append(row)
-    could = {video: group for video, group in groups.items() if _differ(group)}
-    found = [
-        SameSpan(video, group, least)
-        for video, group in could.items()
-        if (least := _least_iou([row["span"] for row in group])) >= SAME
-    ]
+    asked = {video: group for video, group in groups.items() if len(group) > 1}
+    found = []
+    for video, group in asked.items():
+        alike = max((_like(row, group) for row in group), key=len)
+        if len(alike) > 1:
+            least = _least_iou([row["span"] for row in alike])
+            found.append(SameSpan(video, alike, least, len(group)))
     found.sort(key=lambda each: (-len(each.rows), -each.least_iou))
-    return SameSpans(found, len(could))
+    return SameSpans(found, len(asked), sum(map(len, asked.values())))
 
 
-def _differ(group: Sequence[Row]) -> bool:
-    """Whether the questions of a video may ask for different spans, as far as that is known."""
-    if len(group) < 2:
-        return False
-    gold = [row["gold"] for row in group]
+def _like(first: Row, group: Sequence[Row]) -> list[Row]:
+    """A question, and those that get the same span as it and as each other, in their order; none
+    besides it where all of them ask for one moment."""
+    alike = [first]
+    for row in group:
+        if row is not first and all(span_iou(row["span"], o["span"]) >= SAME for o in alike):
+            alike.append(row)
+    return alike if len(alike) > 1 and _ask_apart(alike) else [first]
+
+
+def _ask_apart(rows: Sequence[Row]) -> bool:
+    """Whether they may be about different moments: where gold spans are not known, they may."""
+    gold = [row["gold"] for row in rows]
     if not all(gold):
         return True
-    ends = [(min(s for s, _ in spans), max(e for _, e in spans)) for spans in gold]
-    return _least_iou(ends) < SAME
+    return _least_iou([(min(s for s, _ in g), max(e for _, e in g)) for g in gold]) < SAME
 
 
 def _least_iou(spans: Sequence[Span]) -> float:
