@@ -48,8 +48,8 @@ def lines(series: Mapping[str, Points], words: str) -> str:
     for points, colour in zip(drawn.values(), COLOURS, strict=False):
         parts.append(_line([at(*point) for point in points], colour))
     chart = (
-        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(words)}">'
-        f"{''.join(parts)}</svg>"
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
+        f'aria-label="{escape(words)}">{"".join(parts)}</svg>'
     )
     return chart + legend(list(drawn))
 

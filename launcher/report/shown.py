@@ -31,7 +31,8 @@ _MOST_QUESTIONS = 12
 @dataclass(frozen=True)
 class Shown:
     """``groups``: of examples by name. ``failures``: questions of a video that get one span, with
-    how many there are of how many. ``note``: why there are no film strips; ``image_bytes``: theirs."""
+    how many there are of how many. ``note``: why no clip can be shown; ``image_bytes``: of all film
+    strips as text."""
 
     groups: dict[str, list[dict[str, Any]]]
     failures: dict[str, Any]
