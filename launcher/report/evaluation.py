@@ -81,7 +81,8 @@ def evaluation_figures(evaluation: Evaluation) -> dict[str, Any]:
     if evaluation.own is not None:
         asked = evaluation.own.found.asked
         differences = [
-            {"from": other.name, **compare(asked, other.found.asked)} for other in evaluation.others
+            {"against": other.name, **compare(asked, other.found.asked)}
+            for other in evaluation.others
         ]
     notes, split = evaluation.notes, evaluation.split
     return {"split": split, "notes": notes, "runs": runs, "differences": differences}

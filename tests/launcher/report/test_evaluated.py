@@ -214,13 +214,11 @@ def test_pictures_of_it(browser: Any, page_file: Path, tmp_path: Path) -> None:
     file, folder = Path(PAGE or page_file), Path(SHOTS or tmp_path)
     with opened(browser, file, DESKTOP) as (page, _):
         page.locator("#answers").screenshot(path=folder / "report-answers.png")
-        page.locator("article.example").first.screenshot(path=folder / "report-example.png")
+        page.locator("#examples article").first.screenshot(path=folder / "report-example.png")
+        page.locator("#failures article").first.screenshot(path=folder / "report-failure.png")
     with opened(browser, file, PHONE) as (page, _):
         page.locator("#examples").evaluate("each => each.scrollIntoView()")
         page.screenshot(path=folder / "report-phone.png")
-    with opened(browser, file, PAPER) as (page, _):
-        page.emulate_media(media="print")
-        page.screenshot(path=folder / "report-print.png")
-    for picture in ("answers", "example", "phone", "print"):
+    for picture in ("answers", "example", "failure", "phone"):
         size = (folder / f"report-{picture}.png").stat().st_size
         assert 5_000 < size < 300_000, picture

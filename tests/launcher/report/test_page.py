@@ -41,8 +41,8 @@ def test_it_tells_of_the_answers(run: Path, tmp_path: Path, capsys: Said) -> Non
     wrong = [{**row, "correct": False} for row in ROWS[:3]]
     page = page_of(run, "--against", other(tmp_path, wrong))
     for words in (
-        "Answers to the test questions", "1 skipped", "+66.7 points of accuracy from uniform",
-        "over the 3 questions that both answered", "Accuracy by type", "why 1 questions",
+        "Answers to the test questions", "1 skipped", "+66.7 points of accuracy against uniform",
+        "question by question over the 3 that both", "Accuracy by type", "why 1 questions",
         "Answered rightly", "Answered wrongly", "Worst grounded", "chosen frames at 3.0 s",
         "pseudo-labels at 3.0 s", "span looked at 2.0 to 4.0 s", "gold span 6.0 to 8.0 s",
         "IoP, IoU 0.00, 0.00", "73.1 %", "uniform a (wrong)",
@@ -68,13 +68,13 @@ def test_figures_as_json(run: Path, tmp_path: Path, capsys: Said) -> None:
     assert [each["name"] for each in found["runs"]] == ["grounding", "uniform"]
     assert found["runs"][0]["num_skipped"] == 1
     assert found["differences"] == [
-        {"from": "uniform", "questions": 3, "accuracy": 0.0, "interval": [0.0, 0.0]}
+        {"against": "uniform", "questions": 3, "accuracy": 0.0, "interval": [0.0, 0.0]}
     ]
 
 
 def test_runs_of_one_mode_go_by_their_names(run: Path, tmp_path: Path) -> None:
     page = page_of(run, "--against", other(tmp_path, mode="grounding"))
-    assert "points of accuracy from other" in page.text
+    assert "points of accuracy against other" in page.text
 
 
 def test_a_run_that_was_not_evaluated(run: Path, tmp_path: Path, capsys: Said) -> None:
