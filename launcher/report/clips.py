@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -22,6 +22,7 @@ IMAGES_BYTES = 4_000_000
 _HEIGHTS = (80, 56, 40)
 _QUALITIES = (5, 10, 20)  # quantisers of FFmpeg's encoder: 2 is best, 31 worst
 _PREFIX = "data:image/jpeg;base64,"
+_Name = Callable[[int, SampleEntry], "str | None"]
 
 
 @dataclass(frozen=True)
@@ -51,21 +52,23 @@ class Clips:
         self.num_bytes = 0
         self._places: dict[str, tuple[int, SampleEntry]] = {}
 
-    def find(self, videos: Collection[str]) -> None:
+    def find(self, videos: set[str]) -> None:
         """Look up where these videos lie: by the keys that packing gives them, else by records."""
         wanted = {sample_key(video): video for video in videos}
+        self._look(lambda _, entry: wanted.get(entry.key), videos)
+        self._look(self._id_of, videos)
+
+    def _look(self, name: _Name, videos: set[str]) -> None:
+        """Go through the shards' indexes until all videos are found."""
         for shard in range(len(self._source.shards)):
+            if len(self._places) == len(videos):
+                return
             for entry in self._source.entries(shard):
-                if entry.key in wanted:
-                    self._places[wanted[entry.key]] = (shard, entry)
-        missing = set(videos) - set(self._places)
-        for shard in range(len(self._source.shards) if missing else 0):
-            for entry in self._source.entries(shard):
-                video = self._id_of(shard, entry)
-                if video in missing:
+                video = name(shard, entry)
+                if video in videos:
                     self._places[video] = (shard, entry)
 
-    def strip(self, video: str) -> Strip:
+    def film_strip(self, video: str) -> Strip:
         """The frames of a video that the model saw, in order."""
         if self._source.features is not None:
             return Strip([], "the data set holds features, not clips")
@@ -81,8 +84,8 @@ class Clips:
                 apply_rotation=True,
                 name=entry.video.name,
             )
-        except (DataError, OSError) as error:
-            return Strip([], " ".join(str(error).split()))
+        except Exception as error:  # a clip can break a decoder in any way, and is left out
+            return Strip([], " ".join(f"{error or type(error).__name__}".split()))
         images = shrunk(clip.frames, self._share)
         if images is None:
             return Strip([], "no room was left on the page for its frames")

@@ -58,7 +58,7 @@ def show(evaluation: Evaluation, count: int) -> Shown | None:
     with ExitStack() as opened:
         clips, note = _open(own, videos, opened)
         strips = {
-            video: Strip([], note) if clips is None else clips.strip(video)
+            video: Strip([], note) if clips is None else clips.film_strip(video)
             for video in dict.fromkeys(videos)
         }
         others = _answers(evaluation.others)

@@ -3,10 +3,12 @@ accessible, and fits a phone and paper."""
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import shutil
+import tarfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +22,7 @@ from dataloaders.decode import decode_frames
 from dataloaders.open_source import open_source
 from launcher.cli import main
 from launcher.evaluation.rows import read_rows, write_rows
-from launcher.report.clips import IMAGES_BYTES, shrunk
+from launcher.report.clips import IMAGES_BYTES, Clips, shrunk
 from tests.launcher.pages import check_page
 
 # What docs show: GCG_PAGE, the page of a run, in pictures in the folder GCG_SCREENSHOTS.
@@ -127,6 +129,27 @@ def test_images_fit_their_room(packed: Path) -> None:
     assert smaller is not None
     assert sum(map(len, smaller)) <= room
     assert shrunk(frames, 1000) is None
+
+
+def test_clips_under_keys_that_others_gave_them(packed: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    videos = []
+    with open_source(packed / "test") as source, tarfile.open(folder / "0.tar", "w") as tar:
+        for entry in source.entries(0):
+            sample = source.read(0, entry)
+            record = sample.record.model_dump_json().encode()
+            for suffix, data in (("mp4", sample.video_bytes), ("json", record)):
+                member = tarfile.TarInfo(f"{len(videos):05d}.{suffix}")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+            videos.append(sample.record.id)
+    assert main(["index", str(folder)]) == 0
+    with open_source(folder) as source:
+        clips = Clips(source, 8, 2)
+        clips.find({videos[-1], "none"})
+        assert len(clips.film_strip(videos[-1]).images) == 8
+        assert clips.film_strip("none").why == "the clip is not in the data set"
 
 
 def test_clips_that_are_others_are_not_shown(evaluated: dict[str, Path], tmp_path: Path) -> None:
