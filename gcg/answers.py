@@ -24,13 +24,15 @@ if TYPE_CHECKING:
 class Answers:
     """What a model says to P questions.
 
-    ``weights`` (P, T), where it looks, 1 at each pair's heaviest frame; ``selected`` (P, K), the
-    frames that it answers from, ascending. ``option_scores`` (P, O): log-likelihood of each
+    ``centers`` (P, K) of its Gaussians in [0, 1], (P, 0) where it has none; ``weights`` (P, T),
+    where it looks, 1 at each pair's heaviest frame; ``selected`` (P, K), the frames that it answers
+    from, ascending. ``option_scores`` (P, O): log-likelihood of each
     option's words, -inf where there is none; None where none was asked for. ``tokens`` (P, L'): a
     greedy answer; None where none was asked for. ``certainty`` (P,): of such an answer, the
     geometric mean of its tokens' probabilities, its end mark included; None likewise.
     """
 
+    centers: Tensor
     weights: Tensor
     selected: Tensor
     option_scores: Tensor | None = None
@@ -92,18 +94,19 @@ def ask(
             labels = _until_end(tokens, model.answerer.end_ids)
             total = model.score_options(found, qformer, prompt, labels.unsqueeze(1))[:, 0]
             sure = (total / (labels != IGNORED).sum(dim=1).clamp(min=1)).exp()
-    weights = looked_at(model, found, moments)
-    return Answers(weights, found.selection.indices, scores, tokens, sure)
+    centers, weights = looked_at(model, found, moments)
+    return Answers(centers, weights, found.selection.indices, scores, tokens, sure)
 
 
-def looked_at(model: GCGModel, found: Grounding, moments: Tensor | None) -> Tensor:
-    """(P, T): the mixture; in oracle mode the labels' own; in uniform mode all equal."""
+def looked_at(model: GCGModel, found: Grounding, moments: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Centres (P, K) and the mixture (P, T). In oracle mode the labels' own; in uniform mode, and
+    where frames are scored without Gaussians, no centres, (P, 0); in uniform mode equal weights."""
     if model.config.mode != "oracle" or moments is None:
-        return found.weights
+        return found.centers, found.weights
     timeline, frames = model.profile.timeline, model.config.num_frames
     centers = timeline.of_frames(moments, frames)
     grid = timeline.positions(frames, centers.device)
-    return mixture_log_weights(centers, model.profile.sigma, grid).exp()
+    return centers, mixture_log_weights(centers, model.profile.sigma, grid).exp()
 
 
 def option_probabilities(scores_PO: Tensor) -> Tensor:

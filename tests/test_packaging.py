@@ -38,11 +38,12 @@ def test_package_data_covers_what_is_no_code() -> None:
     for folder, key in (
         (ROOT / "gcg" / "assets", '"gcg.assets"'),
         (ROOT / "ds_configs", "ds_configs"),
+        (ROOT / "launcher" / "report" / "templates", '"launcher.report"'),
     ):
         patterns = listed(key)
         for path in folder.iterdir():
             if path.suffix != ".py" and path.is_file():
-                assert any(Path(path.name).match(pattern) for pattern in patterns), path
+                assert any(path.match(pattern) for pattern in patterns), path
 
 
 def test_pins_and_constraints_agree() -> None:
@@ -56,7 +57,11 @@ def test_pins_and_constraints_agree() -> None:
                 assert canonicalize_name(pin.name) not in versions, (python, line)
                 (specifier,) = pin.specifier
                 versions[canonicalize_name(pin.name)] = specifier.version
-        extras = [text for name in ("train", "dali", "s3", "http", "dev") for text in listed(name)]
+        extras = [
+            text
+            for name in ("train", "dali", "s3", "http", "browser", "dev")
+            for text in listed(name)
+        ]
         for text in [*listed("dependencies"), *extras]:
             wanted = Requirement(text)
             applies = wanted.marker is None or wanted.marker.evaluate(environment)

@@ -9,6 +9,7 @@ from typing import Any
 
 from launcher.errors import UserError
 from launcher.evaluation.evaluate import Split, evaluate_split
+from launcher.evaluation.keep import keep_rows
 from launcher.evaluation.scores import summarise
 from launcher.export.run import Weights, open_run, run_fault
 
@@ -23,8 +24,9 @@ def evaluate_runs(
 ) -> dict[str, dict[str, Any]]:
     """Figures of each run by its mode (by its folder's name where modes repeat).
 
-    ``keep`` is given each run's name and rows (of ``evaluate_split``) once it is through. Raises
-    ``UserError`` with a line for every run that cannot be evaluated.
+    The rows stay in each run's folder (:mod:`launcher.evaluation.rows`), for ``gcg report``;
+    ``keep`` is given each run's name and rows once it is through. Raises ``UserError`` with a line
+    for every run that cannot be evaluated.
     """
     problems = [fault for run in runs if isinstance(fault := run_fault(run, weights), str)]
     if problems:
@@ -37,8 +39,9 @@ def evaluate_runs(
         name = mode if modes.count(mode) == 1 else run.name
         model = each.trained_model()
         log.info("%s: answering the %s questions", run, split)
-        rows = evaluate_split(model, each.config, split)
-        keep(name, rows)
+        rows = evaluate_split(model, each.config, split, detailed=True)
         figures = summarise(rows)
+        keep_rows(run, each.config, split, weights, rows)
+        keep(name, rows)
         results[name] = {**figures, "run": str(run), "split": split, "weights": weights}
     return results

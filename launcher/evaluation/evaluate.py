@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isfinite
 from typing import Any, Literal
 
 import torch
@@ -35,13 +36,15 @@ def evaluate_split(
     rank: int = 0,
     world_size: int = 1,
     max_videos: int | None = None,
+    *,
+    detailed: bool = False,
 ) -> list[dict[str, Any]]:
     """This rank's rows, one for each of its questions; together the ranks ask every one once.
 
     A row has the question, what was answered (and which option that is), whether it is right, the
-    span looked at and the gold spans (None where there are none). Questions of clips that do not
-    decode have ``skipped``, the reason, instead. ``oracle`` needs the split's labels. Raises
-    ``DataError`` for unreadable data.
+    span looked at and the gold spans (None where there are none); ``detailed`` adds what
+    :func:`_details` says. Questions of clips that do not decode have ``skipped``, the reason,
+    instead. ``oracle`` needs the split's labels. Raises ``DataError`` for unreadable data.
     """
     folder: str | None = getattr(config.data, split)
     if folder is None:
@@ -52,7 +55,7 @@ def evaluate_split(
     try:
         tokens = load_tokens(config.model)
         loader = _loader(source, split, config, tokens, rank, world_size, max_videos)
-        answerer = _Answers(model, config, tokens, world_size)
+        answerer = _Answers(model, config, tokens, world_size, detailed)
         rows: list[dict[str, Any]] = []
         last: Batch | None = None
         for batch in loader:
@@ -118,9 +121,15 @@ class _Answers:
     """Batch in, rows out."""
 
     def __init__(
-        self, model: GCGModel, config: RunConfig, tokens: TokenSet, world_size: int
+        self,
+        model: GCGModel,
+        config: RunConfig,
+        tokens: TokenSet,
+        world_size: int,
+        detailed: bool = False,
     ) -> None:
         self._model, self._config, self._tokens = model, config.model, tokens
+        self._detailed = detailed
         self._lockstep = _in_lockstep(config, world_size)
         self._device = next(model.parameters()).device
 
@@ -137,10 +146,14 @@ class _Answers:
         )
         scores = None if found.option_scores is None else found.option_scores.tolist()
         words = None if found.tokens is None else self._tokens.decode(found.tokens.tolist())
-        return [
+        rows = [
             self._row(batch, i, found.selected[i], found.weights[i], scores, words)
             for i in range(batch.num_pairs)
         ]
+        if self._detailed:
+            for i, row in enumerate(rows):
+                row.update(_details(batch, i, found.centers[i], found.weights[i], scores))
+        return rows
 
     def _needed(self, batch: Batch) -> tuple[bool, bool]:
         """Whether options are scored and answers written: of this batch, or of any rank's."""
@@ -187,6 +200,27 @@ class _Answers:
             "gold": [list(span) for span in spans] if spans else None,
             "duration": duration,
         }
+
+
+def _details(
+    batch: Batch, i: int, centers: Tensor, weights: Tensor, scores: list[list[float]] | None
+) -> dict[str, Any]:
+    """What shows how a question was answered: its ``text`` and ``options``, the options' ``scores``
+    (log-likelihoods), the frames' ``weights`` (T,) and ``times`` in seconds, and the ``centers`` of
+    the Gaussians (K,) in [0, 1]. Rounded to what an eye can tell."""
+    meta = batch.meta
+    options = meta.options[i]
+    likely = None
+    if options is not None and scores is not None and all(map(isfinite, scores[i][: len(options)])):
+        likely = [round(score, 4) for score in scores[i][: len(options)]]
+    return {
+        "text": meta.question_texts[i],
+        "options": None if options is None else list(options),
+        "scores": likely,
+        "weights": [round(w, 4) for w in weights.nan_to_num(0.0).tolist()],
+        "centers": [round(c, 4) for c in centers.nan_to_num(0.0).tolist()],
+        "times": [round(t, 3) for t in meta.times[int(batch.video_index[i])].tolist()],
+    }
 
 
 def _skipped_row(video: str, question: str, kind: str, reason: str) -> dict[str, Any]:

@@ -1,24 +1,35 @@
-"""A run's figures as one page: text, tables and charts in a single file that asks for nothing."""
+"""A run's figures as one page: text, tables, charts and images in a single file that asks for
+nothing."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timezone
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from launcher.observe.goodput import CAUSES
-from launcher.report import plots
+from launcher.report import plots, words
+from launcher.report.shown import Shown
+from launcher.report.timeline import whisker
+from launcher.report.words import date, or_dash, percent, span
 
-_TEMPLATE = Path(__file__).with_name("page.html")
+_TEMPLATES = Path(__file__).with_name("templates")
 _VALIDATION = ("accuracy", "miop", "miou", "acc_gqa")
 _LOSSES = ("loss", "loss_vqa", "loss_reg", "loss_con")
 _STEPS = ("step_p50_s", "step_p90_s", "step_p99_s", "step_max_s")
+
+_SECTIONS = (
+    ("time", "time"), ("loss", "losses"), ("validation", "validation"), ("pace", "pace"),
+    ("answers", "answers"), ("examples", "examples"), ("failures", "same spans"),
+    ("data", "bad clips"), ("bad-steps", "updates left out"), ("attempts", "attempts"),
+    ("checkpoints", "checkpoints"), ("config", "run file"),
+)  # fmt: skip
 
 # A page is passed on more freely than a folder: of a URL neither who asks nor what signs it.
 _SECRET = re.compile(
@@ -26,12 +37,19 @@ _SECRET = re.compile(
 )
 
 
-def render(figures: Mapping[str, Any]) -> str:
-    """The page of what :func:`launcher.report.figures.run_figures` found, as HTML."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    environment.filters.update(percent=percent, span=span, date=date)
-    template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
-    return template.render(
+def render(
+    figures: Mapping[str, Any],
+    evaluation: Mapping[str, Any] | None = None,
+    shown: Shown | None = None,
+) -> str:
+    """The page as HTML.
+
+    Args:
+        figures: what :func:`launcher.report.figures.run_figures` found of the run.
+        evaluation: :func:`launcher.report.evaluation.evaluation_figures`; None: not asked for.
+        shown: its examples.
+    """
+    return _environment().get_template("page.html").render(
         **{name: figures[name] for name in ("run", "folder", "state", "goodput", "best", "peak")},
         last_interval=figures["last_interval"],
         charts={name: Markup(chart) for name, chart in _charts(figures).items()},
@@ -45,27 +63,35 @@ def render(figures: Mapping[str, Any]) -> str:
         attempts=[_attempt(attempt) for attempt in figures["attempts"]],
         checkpoints=[_checkpoint(each) for each in figures["checkpoints"]],
         config=_run_file(figures["config"]),
+        sections=[
+            each for each in _SECTIONS
+            if (evaluation or each[0] != "answers")
+            and (shown or each[0] not in ("examples", "failures"))
+        ],
+        evaluation=evaluation,
+        types=_types(evaluation),
+        shown=shown,
+    )  # fmt: skip
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
+    environment.filters.update(
+        percent=percent, span=span, date=date, interval=words.interval, size=words.size
+    )
+    environment.globals.update(whisker=_whisker, colours=plots.COLOURS)
+    return environment
 
 
-def percent(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:.1f} %"
-
-
-def span(seconds: float) -> str:
-    """A length of time in the two largest units that it fills."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    if days:
-        return f"{days} d {hours} h"
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
-
-
-def date(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
+def _whisker(value: float, ends: Sequence[float]) -> Markup:
+    return Markup(whisker(value, ends, f"{percent(value)}, {words.interval(ends)}"))
 
 
 def _charts(figures: Mapping[str, Any]) -> dict[str, str]:
@@ -78,6 +104,23 @@ def _charts(figures: Mapping[str, Any]) -> dict[str, str]:
         "steps": plots.lines(_series(trained, _STEPS), "seconds of a step"),
         "wait": plots.lines(_series(trained, share), "shares"),
     }
+
+
+def _types(evaluation: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """Accuracy by question type, all runs of one type side by side, the most frequent first."""
+    runs = [] if evaluation is None else evaluation["runs"]
+    counts: dict[str, int] = {}
+    for run in runs:
+        for kind, entry in run["by_type"].items():
+            counts[kind] = max(counts.get(kind, 0), entry["num_questions"])
+    return [
+        {
+            "kind": kind or "–",
+            "count": counts[kind],
+            "runs": [(run["name"], run["by_type"][kind]) for run in runs if kind in run["by_type"]],
+        }
+        for kind in sorted(counts, key=lambda kind: (-counts[kind], kind))
+    ]
 
 
 def _series(
@@ -140,8 +183,8 @@ def _attempt(attempt: Mapping[str, Any]) -> list[str]:
         date(attempt["began"]),
         span(max(0.0, attempt["ended"] - attempt["began"])),
         str(attempt["world_size"]),
-        _or_dash(attempt["first_step"]),
-        _or_dash(attempt["last_step"]),
+        or_dash(attempt["first_step"]),
+        or_dash(attempt["last_step"]),
         how + reason,
     ]
 
@@ -151,18 +194,14 @@ def _checkpoint(each: Mapping[str, Any]) -> list[str]:
     return [
         str(each["step"]),
         f"{each['bytes'] / 1e6:.1f}",
-        _or_dash(each["world_size"]),
-        _or_dash(each["attempt"]),
+        or_dash(each["world_size"]),
+        or_dash(each["attempt"]),
         f"{metric['name']} {percent(metric['value'])}" if metric else "–",
     ]
 
 
 def _cells(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[list[str]]:
-    return [[_or_dash(row.get(name)) for name in names] for row in rows]
-
-
-def _or_dash(value: Any) -> str:
-    return "–" if value is None else str(value)
+    return [[or_dash(row.get(name)) for name in names] for row in rows]
 
 
 def _run_file(config: Any) -> str | None:

@@ -9,9 +9,9 @@ from html import escape
 WIDTH, HEIGHT = 640, 220
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 10, 10, 26
 _MOST_POINTS = 400
-# Colours that are told apart by most eyes (Okabe and Ito 2008).
+# Told apart by most eyes, on white and on black (Okabe and Ito 2008; wine for its black).
 COLOURS = (
-    "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#000000",
+    "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#882255",
     "#f0e442", "#999933",
 )  # fmt: skip
 
@@ -48,8 +48,8 @@ def lines(series: Mapping[str, Points], words: str) -> str:
     for points, colour in zip(drawn.values(), COLOURS, strict=False):
         parts.append(_line([at(*point) for point in points], colour))
     chart = (
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(words)}">'
-        f"{''.join(parts)}</svg>"
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
+        f'aria-label="{escape(words)}">{"".join(parts)}</svg>'
     )
     return chart + legend(list(drawn))
 

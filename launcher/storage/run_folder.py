@@ -13,6 +13,7 @@
         checkpoints/       step-00000100.attempt-1/, …
         best.json          the checkpoint with the best validation metric
         final/             trained weights as safetensors, once the run is complete
+        eval/              test.jsonl, …: how `gcg eval` saw each question answered
         tracking.json      identities of the run in MLflow and W&B
         tensorboard/  mlflow/  wandb/  logs/  quarantine/
 """

@@ -28,6 +28,7 @@ from launcher.training.weights import load_trained_weights
 from launcher.training.worker import run_worker
 from tests.dataloaders.s3_server import BUCKET, S3
 from tests.launcher.conftest import run_tree
+from tests.launcher.pages import check_page
 from tests.spawn import run_ranks
 
 from .toy_runs import ToyAttempt
@@ -242,6 +243,10 @@ def commands(url: str, config: RunConfig, capsys: pytest.CaptureFixture[str]) ->
     assert f"there: complete at step {STEPS}" in capsys.readouterr().out
     assert "<html" in (run_place(url) / "report.html").read_text()[:200]
     assert main(["eval", url, "--split", "val"]) == 0
+    assert main(["report", url]) == 0
+    page = check_page((run_place(url) / "report.html").read_text(encoding="utf-8"))
+    assert "Answers to the val questions" in page.text
+    assert page.images > 0
     assert main(["checkpoints", url, "prune", "--keep", "1"]) == 0
     with Progress(RunFolder(config.folder).metrics, STEPS, "there") as progress:
         assert progress._follower.new_rows() == []

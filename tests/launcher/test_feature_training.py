@@ -19,6 +19,7 @@ from launcher.config import ConfigError, RunConfig
 from launcher.errors import PreflightError
 from launcher.evaluation.evaluate import evaluate_split
 from launcher.observe.runlog import read_metrics
+from launcher.report.clips import Clips
 from launcher.storage.run_folder import RunFolder
 from launcher.training.worker import run_worker
 from tests.spawn import run_ranks
@@ -101,6 +102,10 @@ def test_answers_and_spans_are_those_of_the_clips(packed: Path, extracted: Path,
     rows = evaluate_split(build_model(config.model), config, "val")
     config = features_config(packed, extracted, tmp_path)
     assert evaluate_split(build_model(config.model), config, "val") == rows
+    with open_source(extracted / "val") as source:
+        clips = Clips(source, config.model.num_frames, 1)
+        clips.find({rows[0]["video"]})
+        assert clips.film_strip(rows[0]["video"]).why == "the data set holds features, not clips"
 
 
 def test_a_run_on_features_resumes_to_the_bit(packed: Path, extracted: Path, tmp_path: Path):

@@ -1,0 +1,63 @@
+"""What was answered stays in the run's folder: the rows, with the split's pseudo-labels."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from dataloaders.errors import DataError
+from dataloaders.labels import LabelSet
+from dataloaders.shard_source import ShardSource
+from gcg.profiles import resolve_profile
+from launcher.config import RunConfig
+from launcher.config.data import TrainSet
+from launcher.evaluation.evaluate import Split
+from launcher.evaluation.rows import Header, Row, rows_path, write_rows
+from launcher.storage.places import fault_of
+from launcher.storage.run_folder import read_json
+from launcher.training.data import labels_folder, open_set, storage_options
+
+log = logging.getLogger(__name__)
+
+
+def keep_rows(run: Path, config: RunConfig, split: Split, weights: str, rows: list[Row]) -> None:
+    """Write the rows into the run's folder; where that cannot be done, the figures still count."""
+    place: str = getattr(config.data, split)
+    profile, frames = resolve_profile(config.model), config.model.num_frames
+    meta = read_json(run / ("best.json" if weights == "best" else "final/meta.json")) or {}
+    with open_set(config, TrainSet(place=place)) as source:
+        found = pseudo_labels(config, source, place)
+        header = Header(
+            split=split,
+            mode=config.model.mode,
+            weights=weights,
+            step=meta.get("step"),
+            seed=config.run.seed,
+            data=place,
+            fingerprint=source.fingerprint,
+            sigma=profile.sigma,
+            grid=[round(x, 5) for x in profile.timeline.positions(frames).tolist()],
+            questions=len(rows),
+        )
+    for row in rows:
+        moments = found.get((row["video"], row["question"]))
+        if moments is not None and "skipped" not in row:
+            row["moments"] = moments
+    why = fault_of(lambda: write_rows(run, header, rows))
+    if why is not None:
+        log.warning("%s: cannot be written (%s); gcg report lacks it", rows_path(run, split), why)
+
+
+def pseudo_labels(
+    config: RunConfig, source: ShardSource, place: str
+) -> dict[tuple[str, str], list[int]]:
+    """The pseudo-label frames of a split by (video, question); none where it has no labels, or
+    labels that this run cannot read."""
+    try:
+        labels = LabelSet(labels_folder(config, place), storage_options(config))
+        labels.check(data=source.fingerprint, num_frames=config.model.num_frames)
+        shards = [labels.for_shard(shard.stem) for shard in source.shards]
+    except DataError as error:
+        log.info("no pseudo-labels to show: %s", error)
+        return {}
+    return {key: list(shard[key].moments) for shard in shards for key in shard}
