@@ -16,6 +16,7 @@ from dataloaders.trust import RedactingFormatter
 from launcher.commands import (
     checkpoints,
     data,
+    evaluate,
     features,
     guarded,
     jobs,
@@ -66,32 +67,15 @@ def build_parser() -> argparse.ArgumentParser:
     )
     stage.set_defaults(run=handlers.train)
 
-    jobs.add_to(stages)
     checkpoints.add_to(stages)
-    report.add_to(stages)
-
-    k8s.add_to(stages)
-
-    stage = stages.add_parser("eval", help="score trained runs side by side")
-    stage.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder, or its URL")
-    stage.add_argument("--split", choices=["train", "val", "test"], default="val")
-    stage.add_argument("--weights", choices=["final", "best", "last"], default="final")
-    stage.add_argument("--out", type=Path, metavar="JSON", help="also write the figures here")
-    stage.add_argument("--json", action="store_true", help="print the figures, not tables")
-    stage.add_argument(
-        "--write-predictions", type=Path, metavar="DIR", help="DIR/RUN/predictions.json, spans.json"
-    )
-    stage.add_argument(
-        "--benchmark",
-        choices=score.BENCHMARKS,
-        metavar="NAME",
-        help="of `gcg score`: write the answers in its own form",
-    )
-    stage.set_defaults(run=handlers.evaluate)
-
+    evaluate.add_to(stages)
     score.add_to(stages)
+    report.add_to(stages)
     models.add_to(stages)
     predict.add_to(stages)
+
+    jobs.add_to(stages)
+    k8s.add_to(stages)
 
     usage.add_completion(stages)
     usage.complete_help(parser)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
-from pathlib import Path
-from typing import Any
 
 from launcher.commands import say
 from launcher.errors import UserError
@@ -68,33 +65,3 @@ def train(args: argparse.Namespace) -> int:
     from launcher.train import train_file
 
     return train_file(args.config, args.overrides, dry_run=args.dry_run)
-
-
-def evaluate(args: argparse.Namespace) -> int:
-    from launcher.evaluation.compare import evaluate_runs
-    from launcher.evaluation.predictions import make_folder, write_predictions
-    from launcher.evaluation.scores import table, type_table
-    from launcher.storage.places import run_place
-
-    folder: Path | None = args.write_predictions
-    if args.benchmark is not None and folder is None:
-        raise UserError("--benchmark: only goes with --write-predictions; leave it out")
-
-    if folder is not None:
-        make_folder(folder)
-
-    def keep(name: str, rows: list[dict[str, Any]]) -> None:
-        if folder is not None:
-            files = write_predictions(folder / name, rows, args.benchmark)
-            say(f"wrote {', '.join(map(str, files))}")
-
-    runs = [run_place(run) for run in args.runs]
-    results = evaluate_runs(runs, args.split, args.weights, keep)
-    if args.out is not None:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(results, indent=2) + "\n")
-    if args.json:
-        say(json.dumps(results, indent=2))
-    else:
-        say(f"{table(results)}\n\n{type_table(results)}")
-    return 0

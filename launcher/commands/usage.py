@@ -29,7 +29,14 @@ EXAMPLES = {
     f"--image ghcr.io/you/gcg-train@sha256:{8 * '0123abcd'} --out exp7",
     "k8s check": "gcg k8s check exp7\nkubectl kustomize exp7 | gcg k8s check -",
     "k8s drain": "gcg k8s drain --seconds 240",
-    "eval": "gcg eval runs/uniform runs/grounding --split test --out results.json",
+    "eval": "gcg eval runs/uniform runs/grounding --split test --out results.json\n"
+    "gcg eval runs/grounding --benchmark nextqa --write-predictions answers",
+    "score": "gcg score nextqa --annotations val.csv --predictions answers.json --json",
+    "export": "gcg export runs/demo --to models/demo --parts merged --results results.json",
+    "import-released": "gcg import-released gcg.pth run.yaml --to models/released",
+    "push": "gcg push models/demo you/gcg-demo\ngcg push models/demo you/gcg-demo --publish",
+    "predict": 'gcg predict clip.mp4 "what does the boy do" --model models/demo --strip strip.png\n'
+    "gcg predict questions.jsonl --model runs/demo --out answers.jsonl",
     "completion": "gcg completion bash > ~/.local/share/bash-completion/completions/gcg",
 }
 # Said once for all commands that have them.
@@ -50,6 +57,7 @@ _HELP = {
     "questions_per_video": "of a clip",
     "seed": "another makes others",
     "shell": "which one",
+    "repository": "on the hub",
     "split": "data.SPLIT of the run file",
     "videos": "how many clips, or the folder that has them",
     "weights": "of the best validation, or of the last step",

@@ -44,7 +44,10 @@ def module_problem(words: list[str]) -> str | None:
     """What is wrong with ``python -m MODULE``, pytest's files among it."""
     if words[0] == "pytest":
         return file_problem(words[1:])
-    return None if importlib.util.find_spec(words[0]) else f"there is no module {words[0]}"
+    ours = (ROOT / words[0].partition(".")[0]).is_dir()
+    if ours and importlib.util.find_spec(words[0]) is None:
+        return f"there is no module {words[0]}"
+    return None
 
 
 def file_problem(words: list[str]) -> str | None:
