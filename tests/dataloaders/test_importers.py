@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from dataloaders import DataError, read_manifest, write_manifest
 from dataloaders.bad_questions import BadQuestions
+from dataloaders.errors import DataError
 from dataloaders.importers import Files, import_videos, read_asked
 from dataloaders.importers.asked import Asked
-from dataloaders.manifest import Question, Video
+from dataloaders.manifest import Question, Video, read_manifest, write_manifest
 
 HEADER = "video_id,frame_count,width,height,question,answer,qid,type,a0,a1,a2,a3,a4"
 
