@@ -30,8 +30,8 @@ Seconds = tuple[float, float]
 
 
 class Header(BaseModel):
-    """Which weights answered what: of ``step``, ``weights`` final, best or last, in ``mode``; ``seed`` is
-    the run's, ``data`` the place of the split and ``fingerprint`` its content's.
+    """Which weights answered what: of ``step``, ``weights`` final, best or last, in ``mode``;
+    ``seed`` is the run's, ``data`` the place of the split and ``fingerprint`` its content's.
 
     ``grid``: where the T frames lie in [0, 1], as the Gaussians of width ``sigma`` see them.
     """
@@ -64,9 +64,9 @@ class Answered(BaseModel):
     options: list[str] | None
     scores: list[float] | None
     predicted: str
-    choice: int | None = None
+    choice: int | None
     answer: str
-    answer_index: int | None = None
+    answer_index: int | None
     correct: bool
     selected: list[int]
     moments: list[int] | None = None

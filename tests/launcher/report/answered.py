@@ -27,7 +27,8 @@ def answered(video: str, question: str, **changes: Any) -> Row:
     row: Row = {
         "video": video, "question": question, "type": "what", "text": "What happens?",
         "options": ["a", "b"], "scores": [-1.0, -2.0], "predicted": "a", "answer": "a",
-        "correct": True, "selected": [1], "moments": [1], "weights": [0.2, 1.0, 0.2, 0.0],
+        "choice": 0, "answer_index": 0, "correct": True, "selected": [1], "moments": [1],
+        "weights": [0.2, 1.0, 0.2, 0.0],
         "centers": [0.5], "times": [1.0, 3.0, 5.0, 7.0], "span": [2.0, 4.0],
         "gold": [[2.0, 4.0]], "duration": 8.0,
     }  # fmt: skip
