@@ -75,12 +75,17 @@ def interrupted(root: str, local: Path, name: str) -> None:
     killed, ended = threading.Event(), threading.Event()
 
     def watch() -> None:
-        while not ended.wait(0.02):
-            process = the_converter()
-            if process is not None and any(local.glob("gcg-universal-*/*/out/*")):
+        process = None
+        while not ended.wait(0.01):
+            process = process or the_converter()
+            if process is None:
+                continue
+            process.suspend()  # while one looks, it does not get done
+            if any(local.glob("gcg-universal-*/*/out/*")):
                 kill(process)
                 killed.set()
                 return
+            process.resume()
 
     watcher = threading.Thread(target=watch)
     watcher.start()
