@@ -1,6 +1,6 @@
-"""The process of one conversion: ``python -m launcher.checkpoints.convert IN OUT PROCESSES``.
+"""The process of one conversion: ``python -m launcher.checkpoints.convert IN OUT NUM PARENT``.
 
-IN is the ``zero`` folder of a checkpoint of any ZeRO stage. OUT becomes, for every stage alike::
+NUM: processes; PARENT: the process that it ends with. IN is the ``zero`` folder of a checkpoint of any ZeRO stage. OUT becomes, for every stage alike::
 
     zero/<parameter>/fp32.pt  exp_avg.pt  exp_avg_sq.pt    whole tensors, as DeepSpeed writes them
     state.pt                                               counters, loss scale, buffers
@@ -27,9 +27,10 @@ STATES = ("fp32", "exp_avg", "exp_avg_sq")
 
 
 def main(argv: list[str]) -> None:
-    source, out, processes = Path(argv[0]), Path(argv[1]), int(argv[2])
-    _end_with_parent()
-    os.register_at_fork(after_in_child=_end_with_parent)
+    source, out, processes, parent = Path(argv[0]), Path(argv[1]), int(argv[2]), int(argv[3])
+    _end_with(parent)
+    own = os.getpid()
+    os.register_at_fork(after_in_child=lambda: _end_with(own))
     from launcher.training.engine import import_deepspeed
 
     import_deepspeed(use_gpu=False)
@@ -56,10 +57,12 @@ def main(argv: list[str]) -> None:
     _drop_the_rest(out)
 
 
-def _end_with_parent() -> None:
+def _end_with(parent: int) -> None:
     """A process whose parent is killed would wait for it for ever (Linux: prctl(2))."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it was killed before that was said
+            os._exit(1)
 
 
 def _common_state(source: Path) -> dict[str, Any]:

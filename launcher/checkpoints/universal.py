@@ -93,7 +93,7 @@ def _convert(source: Checkpoint, attempt: int, scratch: Path, log: Path) -> None
     out = scratch / "out"
     processes = min(len(os.sched_getaffinity(0)), int(source.meta["world_size"]))
     command = [sys.executable, "-m", "launcher.checkpoints.convert"]
-    command += [str(_shards(source, scratch, log)), str(out), str(processes)]
+    command += [str(_shards(source, scratch, log)), str(out), str(processes), str(os.getpid())]
     root = str(Path(__file__).resolve().parents[2])  # not installed: found from here
     paths = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "DS_ACCELERATOR": "cpu", "PYTHONPATH": paths}
