@@ -1,4 +1,4 @@
-"""`gcg predict`: ask a trained model about videos."""
+"""`gcg predict` and `gcg demo-ui`: ask a trained model about videos."""
 
 from __future__ import annotations
 
@@ -49,6 +49,21 @@ def add_to(stages: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--decode-timeout", type=float, default=60.0, metavar="S", help="a video; 0: no limit"
     )
     stage.set_defaults(run=predict)
+
+    stage = stages.add_parser(
+        "demo-ui",
+        help="a page on this machine: choose a clip, ask, see where the model looked",
+        description="answers in every mode side by side, each with its film strip and curve of "
+        "weights. Served to this machine alone; from another one, through an SSH tunnel.",
+    )
+    stage.add_argument(
+        "--model", required=True, metavar="PLACE", help="what gcg export wrote, or a run's folder"
+    )
+    stage.add_argument("--videos", type=Path, metavar="DIR", help="clips to choose from")
+    stage.add_argument("--weights", choices=["final", "best", "last"], default="final")
+    stage.add_argument("--device", metavar="NAME", help="cuda where there is one, else cpu")
+    stage.add_argument("--port", type=int, default=7860)
+    stage.set_defaults(run=demo_ui)
 
 
 def predict(args: argparse.Namespace) -> int:
@@ -111,10 +126,38 @@ def _asked(args: argparse.Namespace) -> Asked:
     return Asked(Query(args.question, options), args.answer)
 
 
-def _predictor(args: argparse.Namespace) -> Predictor:
-    import torch
+def demo_ui(args: argparse.Namespace) -> int:
+    import tempfile
 
+    from launcher.predict.predictor import load_model
+    from launcher.ui.demo import Demo
+    from launcher.ui.server import DemoServer
+
+    if args.videos is not None and not args.videos.is_dir():
+        raise UserError(f"--videos {args.videos}: no such folder; give one with clips")
+    model, processor = load_model(args.model, args.weights, _device(args))
+    with tempfile.TemporaryDirectory(prefix="gcg-demo-") as uploads:
+        demo = Demo(model, processor, args.videos, Path(uploads))
+        with DemoServer(demo, args.port) as server:
+            try:
+                say(f"{server.url} (Ctrl-C ends it)")
+                sys.stdout.flush()
+                server.serve_forever()
+            except KeyboardInterrupt:
+                say("ended")
+        demo.close()
+    return 0
+
+
+def _predictor(args: argparse.Namespace) -> Predictor:
     from launcher.predict.predictor import Predictor
+
+    device = _device(args)
+    return Predictor.load(args.model, mode=args.mode, weights=args.weights, device=device)
+
+
+def _device(args: argparse.Namespace) -> str:
+    import torch
 
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -122,7 +165,7 @@ def _predictor(args: argparse.Namespace) -> Predictor:
     except (RuntimeError, AssertionError) as error:
         why = str(error).split("\n")[0]
         raise UserError(f"--device {device}: cannot be used here ({why}); use cpu") from None
-    return Predictor.load(args.model, mode=args.mode, weights=args.weights, device=device)
+    return device
 
 
 def _one(args: argparse.Namespace, predictor: Predictor) -> int:
