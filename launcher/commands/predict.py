@@ -13,6 +13,8 @@ from launcher.commands import say
 from launcher.errors import UserError
 
 if TYPE_CHECKING:
+    import torch
+
     from launcher.predict.batch import Row
     from launcher.predict.predictor import Asked, Predictor, Said
 
@@ -39,6 +41,9 @@ def add_to(stages: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     stage.add_argument("--answer", metavar="TEXT", help="the right one, which mode oracle peeks at")
     stage.add_argument("--weights", choices=["final", "best", "last"], default="final")
     stage.add_argument("--device", metavar="NAME", help="cuda where there is one, else cpu")
+    stage.add_argument(
+        "--dtype", choices=["fp32", "bf16", "fp16"], default="fp32", help="to compute in"
+    )
     stage.add_argument("--json", action="store_true", help="everything, with the weights' curve")
     stage.add_argument("--clip", type=Path, metavar="MP4", help="write the moment, cut out")
     stage.add_argument("--strip", type=Path, metavar="PNG", help="write a film strip with weights")
@@ -62,6 +67,9 @@ def add_to(stages: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     stage.add_argument("--videos", type=Path, metavar="DIR", help="clips to choose from")
     stage.add_argument("--weights", choices=["final", "best", "last"], default="final")
     stage.add_argument("--device", metavar="NAME", help="cuda where there is one, else cpu")
+    stage.add_argument(
+        "--dtype", choices=["fp32", "bf16", "fp16"], default="fp32", help="to compute in"
+    )
     stage.add_argument("--port", type=int, default=7860)
     stage.set_defaults(run=demo_ui)
 
@@ -135,7 +143,7 @@ def demo_ui(args: argparse.Namespace) -> int:
 
     if args.videos is not None and not args.videos.is_dir():
         raise UserError(f"--videos {args.videos}: no such folder; give one with clips")
-    model, processor = load_model(args.model, args.weights, _device(args))
+    model, processor = load_model(args.model, args.weights, _device(args), _dtype(args))
     with tempfile.TemporaryDirectory(prefix="gcg-demo-") as uploads:
         demo = Demo(model, processor, args.videos, Path(uploads))
         with DemoServer(demo, args.port) as server:
@@ -152,8 +160,19 @@ def demo_ui(args: argparse.Namespace) -> int:
 def _predictor(args: argparse.Namespace) -> Predictor:
     from launcher.predict.predictor import Predictor
 
-    device = _device(args)
-    return Predictor.load(args.model, mode=args.mode, weights=args.weights, device=device)
+    return Predictor.load(
+        args.model,
+        mode=args.mode,
+        weights=args.weights,
+        device=_device(args),
+        dtype=_dtype(args),
+    )
+
+
+def _dtype(args: argparse.Namespace) -> torch.dtype:
+    import torch
+
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[args.dtype]
 
 
 def _device(args: argparse.Namespace) -> str:
