@@ -50,6 +50,22 @@ class Served(nn.Module):
         moved = {"checkpoint": checkpoint, "clip_checkpoint": clip_checkpoint, "llm": llm}
         return load_pretrained(place, dtype=dtype, device=device, moved=moved)
 
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write all weights, as they are, and everything that :meth:`from_pretrained` and
+        :class:`gcg.processor.GCGProcessor` need into a new folder.
+
+        Raises:
+            ModelError: the folder is there and not empty, or the weights are quantised.
+        """
+        from gcg.saving import save_pretrained, saving_of
+
+        place = Path(folder)
+        saving = saving_of(cast("GCGModel", self))
+        if place.exists() and (not place.is_dir() or any(place.iterdir())):
+            raise ModelError(f"{place}: is there already; give a new folder, or delete it")
+        place.mkdir(parents=True, exist_ok=True)
+        save_pretrained(saving, place)
+
     def answer(
         self,
         inputs: Mapping[str, Tensor | None],
