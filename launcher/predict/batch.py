@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dataloaders.errors import DataError
 from dataloaders.prefetch import Job, Prefetcher
+from dataloaders.time_limit import TooManyStuckError
 from gcg.questions import Query
 from launcher.errors import UserError
 from launcher.predict.clips import ClipReader, LoadedClip
@@ -148,6 +149,8 @@ def predict_rows(
 def _load(reader: ClipReader, path: Path) -> LoadedClip | str:
     try:
         return reader(path)
+    except TooManyStuckError:  # no longer a clip's fault
+        raise
     except DataError as error:
         return str(error)
 

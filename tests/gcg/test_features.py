@@ -135,10 +135,16 @@ def test_a_saved_one_brings_its_text_encoder(sentences: Path, tmp_path: Path):
     own = Path(shutil.copytree(sentences, tmp_path / "bert"))
     model = build_model(foreign(own), seed=1)
     state = {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
-    (tmp_path / "out").mkdir()
-    save_pretrained(plan_saving(foreign(own), state, "all"), tmp_path / "out")
+    for parts in ("all", "trained"):
+        out = tmp_path / ("out" if parts == "all" else parts)
+        out.mkdir()
+        save_pretrained(plan_saving(foreign(own), state, parts), out)
     shutil.rmtree(own)
     pretrained_tokenizer.cache_clear()
+    with pytest.raises(ModelError, match=r"model\.features\.text_encoder = .*no such file"):
+        GCGModel.from_pretrained(tmp_path / "trained")
+    lent = GCGModel.from_pretrained(tmp_path / "trained", text_encoder=str(sentences))
+    assert all(torch.equal(v, lent.state_dict()[k]) for k, v in model.state_dict().items())
     again = GCGModel.from_pretrained(tmp_path / "out")
     assert again.vision is None
     assert all(torch.equal(v, again.state_dict()[k]) for k, v in model.state_dict().items())
