@@ -82,11 +82,17 @@ def _public(
 
 
 def _moved(config: GCGConfig, places: Mapping[str, str | None]) -> GCGConfig:
+    """The configuration with the places that were given instead of its own."""
     changes: dict[str, object] = {
-        name: place for name, place in places.items() if place is not None and name != "llm"
+        name: places[name]
+        for name in ("checkpoint", "clip_checkpoint")
+        if places.get(name) is not None
     }
     if places.get("llm") is not None:
         changes["llm"] = config.llm.model_copy(update={"name": places["llm"]})
+    if places.get("text_encoder") is not None:
+        features = {"text_encoder": places["text_encoder"]}
+        changes["features"] = config.features.model_copy(update=features)
     return config.model_copy(update=changes)
 
 

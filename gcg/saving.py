@@ -18,6 +18,7 @@ from gcg.build import build_skeleton, model_weights, used_parts
 from gcg.config import GCGConfig
 from gcg.errors import ModelError
 from gcg.llm import is_adapter, plain_name
+from gcg.model import GCGModel
 from gcg.presets import llm_in_checkpoint
 from gcg.saved import ADAPTER, Parts, placed, write_saved
 from gcg.weights import Weight, fetch_sources
@@ -99,6 +100,26 @@ def plan_saving(
             config = config.model_copy(update={"llm": llm})
         adapters = {}
     return Saving(config, parts, weights, adapters, dtype)
+
+
+def saving_of(model: GCGModel) -> Saving:
+    """All weights of a model in memory, as they are now, with nothing read from elsewhere.
+
+    Raises:
+        ModelError: they are quantised.
+    """
+    if model.config.llm.quantize != "none":
+        raise ModelError(
+            f"model.llm.quantize = {model.config.llm.quantize}: such weights are not saved; save "
+            "the run's with `gcg export --parts trained`"
+        )
+    values = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    kept = {n: v.detach().cpu() for n, v in values.items() if n in model.state_dict()}
+    adapters = {name: value for name, value in kept.items() if is_adapter(name)}
+    weights: dict[str, Weight] = {
+        plain_name(name): InMemory(value) for name, value in kept.items() if name not in adapters
+    }
+    return Saving(model.config, "all", weights, adapters, None)
 
 
 def save_pretrained(

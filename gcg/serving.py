@@ -30,6 +30,7 @@ class Served(nn.Module):
         checkpoint: str | None = None,
         clip_checkpoint: str | None = None,
         llm: str | None = None,
+        text_encoder: str | None = None,
     ) -> GCGModel:
         """The model that `gcg export` wrote, in evaluation mode.
 
@@ -38,17 +39,39 @@ class Served(nn.Module):
             dtype: of its weights; float32 is what they were trained in.
             device: where they go, one after the other.
             checkpoint: where ``model.checkpoint`` lies here, if the frozen parts are not in the
-                folder (``--parts trained``) and not where they were; likewise the two others.
+                folder (``--parts trained``) and not where they were; likewise the three others.
             clip_checkpoint: ``model.clip_checkpoint``.
             llm: ``model.llm.name``.
+            text_encoder: ``model.features.text_encoder``.
 
         Raises:
             ModelError: it is no such folder, is damaged, or a frozen part is not to be had.
         """
         from gcg.pretrained import load_pretrained
 
-        moved = {"checkpoint": checkpoint, "clip_checkpoint": clip_checkpoint, "llm": llm}
+        moved = {
+            "checkpoint": checkpoint,
+            "clip_checkpoint": clip_checkpoint,
+            "llm": llm,
+            "text_encoder": text_encoder,
+        }
         return load_pretrained(place, dtype=dtype, device=device, moved=moved)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write all weights, as they are, and everything that :meth:`from_pretrained` and
+        :class:`gcg.processor.GCGProcessor` need into a new folder.
+
+        Raises:
+            ModelError: the folder is there and not empty, or the weights are quantised.
+        """
+        from gcg.saving import save_pretrained, saving_of
+
+        place = Path(folder)
+        saving = saving_of(cast("GCGModel", self))
+        if place.exists() and (not place.is_dir() or any(place.iterdir())):
+            raise ModelError(f"{place}: is there already; give a new folder, or delete it")
+        place.mkdir(parents=True, exist_ok=True)
+        save_pretrained(saving, place)
 
     def answer(
         self,

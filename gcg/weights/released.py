@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from gcg.config import GCGConfig
+from gcg.errors import ModelError
 from gcg.presets import resolve_preset
 from gcg.weights.instructblip import reader_weights
 from gcg.weights.lookup import Lookup
@@ -34,6 +35,7 @@ _MODULES = {
     "proj_head.1": "contrast.inner",
     "proj_head.3": "contrast.outer",
 }
+_SHOWN = 8
 _LAYER = "encoder.layer."
 _MARK = "logit_gauss_c.1.weight"
 
@@ -97,11 +99,21 @@ def misfits(found: Mapping[str, Weight], config: GCGConfig) -> list[str]:
 
 def reader_of(tensors: dict[str, Weight], config: GCGConfig) -> dict[str, Weight]:
     """The trained Q-Former, query tokens and projection, where the checkpoint has them by the
-    names of transformers' InstructBLIP; else nothing: the public ones stay."""
+    names of transformers' InstructBLIP; else nothing: the public ones stay.
+
+    Raises:
+        ModelError: it has a part of them only, or of other sizes.
+    """
     preset = resolve_preset(config)
     ends = [name for name in tensors if name.endswith("query_tokens")]
     if not ends or config.preset == "tiny":
         return {}
     prefix = ends[0].removesuffix("query_tokens")
     own = {n.removeprefix(prefix): w for n, w in tensors.items() if n.startswith(prefix)}
-    return reader_weights(preset, Lookup(Path(prefix or "checkpoint"), own, ""))
+    source = Lookup(Path(prefix or "checkpoint"), own, "give the whole checkpoint")
+    found = reader_weights(preset, source)
+    if not any(name.startswith("reader.qformer.") for name in found):
+        return {}
+    if source.problems:
+        raise ModelError(source.problems[:_SHOWN])
+    return found

@@ -13,6 +13,8 @@ from launcher.commands import say
 from launcher.errors import UserError
 
 if TYPE_CHECKING:
+    import torch
+
     from launcher.predict.batch import Row
     from launcher.predict.predictor import Asked, Predictor, Said
 
@@ -39,6 +41,9 @@ def add_to(stages: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     stage.add_argument("--answer", metavar="TEXT", help="the right one, which mode oracle peeks at")
     stage.add_argument("--weights", choices=["final", "best", "last"], default="final")
     stage.add_argument("--device", metavar="NAME", help="cuda where there is one, else cpu")
+    stage.add_argument(
+        "--dtype", choices=["fp32", "bf16", "fp16"], default="fp32", help="to compute in"
+    )
     stage.add_argument("--json", action="store_true", help="everything, with the weights' curve")
     stage.add_argument("--clip", type=Path, metavar="MP4", help="write the moment, cut out")
     stage.add_argument("--strip", type=Path, metavar="PNG", help="write a film strip with weights")
@@ -112,9 +117,25 @@ def _asked(args: argparse.Namespace) -> Asked:
 
 
 def _predictor(args: argparse.Namespace) -> Predictor:
+    from launcher.predict.predictor import Predictor
+
+    return Predictor.load(
+        args.model,
+        mode=args.mode,
+        weights=args.weights,
+        device=_device(args),
+        dtype=_dtype(args),
+    )
+
+
+def _dtype(args: argparse.Namespace) -> torch.dtype:
     import torch
 
-    from launcher.predict.predictor import Predictor
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[args.dtype]
+
+
+def _device(args: argparse.Namespace) -> str:
+    import torch
 
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -122,7 +143,7 @@ def _predictor(args: argparse.Namespace) -> Predictor:
     except (RuntimeError, AssertionError) as error:
         why = str(error).split("\n")[0]
         raise UserError(f"--device {device}: cannot be used here ({why}); use cpu") from None
-    return Predictor.load(args.model, mode=args.mode, weights=args.weights, device=device)
+    return device
 
 
 def _one(args: argparse.Namespace, predictor: Predictor) -> int:

@@ -106,7 +106,7 @@ def _what(config: GCGConfig) -> str:
 def _use(config: GCGConfig, parts: Parts) -> str:
     code = f"""## Use
 
-`pip install gcg-train`; neither Ray nor DeepSpeed nor DALI is needed.
+Needs gcg-train without its extras: neither Ray nor DeepSpeed nor DALI.
 
 ```python
 from gcg import GCGModel, GCGProcessor
@@ -124,9 +124,11 @@ print(processor.predictions(answers, [options], duration=12.0)[0])
     if config.input == "features":
         code += "\n\nThis model reads frame features, not pixels: see docs/data.md of gcg-train."
     if config.llm.train == "lora" and parts != "merged":
+        name = config.llm.name or config.checkpoint
+        plain = f", {redacted(name)}" if name else ""
         code += (
             "\n\n`adapter/` is the language model's LoRA adapter; it also loads on the plain "
-            "language model with `peft.PeftModel.from_pretrained(llm, 'adapter')`."
+            f"language model{plain} with `peft.PeftModel.from_pretrained(llm, 'adapter')`."
         )
     return code
 
@@ -179,6 +181,8 @@ def _needs(config: GCGConfig, parts: Parts) -> str:
         return "## Weights\n\nAll are here, the frozen ones too."
     if config.preset == "tiny":
         frozen = ["the tiny encoders, which ship with the package"]
+        if config.llm.name is None:
+            return f"## Weights\n\nHere is what training made; not {frozen[0]}."
     else:
         frozen = [f"`model.checkpoint`: {config.checkpoint}"]
         frozen.append(f"`model.clip_checkpoint`: {config.clip_checkpoint}")

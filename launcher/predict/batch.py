@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dataloaders.errors import DataError
 from dataloaders.prefetch import Job, Prefetcher
+from dataloaders.time_limit import TooManyStuckError
 from gcg.questions import Query
 from launcher.errors import UserError
 from launcher.predict.clips import ClipReader, LoadedClip
@@ -22,7 +23,7 @@ SUFFIXES = (
     ".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts",
     ".webm", ".wmv",
 )  # fmt: skip
-_QUESTIONS = 32  # about one clip in one pass
+_QUESTIONS = 16  # in one pass
 _SHOWN = 10
 
 
@@ -106,7 +107,8 @@ def predict_rows(
 ) -> Iterator[dict[str, Any]]:
     """Answer all rows, video by video in the order in which they first come.
 
-    A video is read and decoded once, ahead of the model, in ``threads`` threads. A row has
+    A video is read and decoded once, ahead of the model, in ``threads`` threads; the model answers
+    up to ``videos_per_pass`` videos, and 16 questions, at once. A row has
     ``row``, ``id`` where it was given, and what :meth:`Said.row` has; or ``error``: a line saying
     why its video cannot be read.
     """
@@ -119,6 +121,7 @@ def predict_rows(
         jobs, threads=threads, depth=threads + videos_per_pass, name="predict"
     )
     waiting: list[tuple[LoadedClip, list[Row]]] = []
+    num_waiting = 0
     try:
         for own, clip in zip(videos.values(), clips, strict=True):
             on_video()
@@ -130,10 +133,12 @@ def predict_rows(
                     }  # fmt: skip
                 continue
             for first in range(0, len(own), _QUESTIONS):
-                waiting.append((clip, own[first : first + _QUESTIONS]))
-                if len(waiting) >= videos_per_pass:
+                some = own[first : first + _QUESTIONS]
+                if num_waiting + len(some) > _QUESTIONS or len(waiting) == videos_per_pass:
                     yield from _answers(predictor, waiting)
-                    waiting = []
+                    waiting, num_waiting = [], 0
+                waiting.append((clip, some))
+                num_waiting += len(some)
         if waiting:
             yield from _answers(predictor, waiting)
     finally:
@@ -144,6 +149,8 @@ def predict_rows(
 def _load(reader: ClipReader, path: Path) -> LoadedClip | str:
     try:
         return reader(path)
+    except TooManyStuckError:  # no longer a clip's fault
+        raise
     except DataError as error:
         return str(error)
 

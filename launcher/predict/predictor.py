@@ -85,6 +85,7 @@ class Predictor:
         mode: Mode | None = None,
         weights: Weights = "final",
         device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
     ) -> Predictor:
         """From an exported model, a folder or a hub name, or from a run's folder or URL.
 
@@ -93,8 +94,9 @@ class Predictor:
             mode: grounding, uniform or oracle; None: as trained.
             weights: of a run, which.
             device: where it computes.
+            dtype: of its weights, and what it computes in.
         """
-        model, processor = load_model(place, weights, device)
+        model, processor = load_model(place, weights, device, dtype)
         return cls(model, processor, mode)
 
     def __call__(self, clips: Sequence[LoadedClip], asked: Sequence[Sequence[Asked]]) -> list[Said]:
@@ -137,11 +139,15 @@ class Predictor:
 
 
 def load_model(
-    place: str | Path, weights: Weights = "final", device: torch.device | str = "cpu"
+    place: str | Path,
+    weights: Weights = "final",
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
 ) -> tuple[GCGModel, GCGProcessor]:
     """The model of an exported folder, a hub name, a run's folder or its URL."""
     at = run_place(str(place))
     if (at / "config.yaml").is_file() and not (at / CONFIG).is_file():
         run = open_run(at, weights)
-        return run.model(device=device), GCGProcessor(run.config.model.served())
-    return GCGModel.from_pretrained(place, device=device), GCGProcessor.from_pretrained(place)
+        return run.model(dtype, device), GCGProcessor(run.config.model.served())
+    model = GCGModel.from_pretrained(place, dtype=dtype, device=device)
+    return model, GCGProcessor.from_pretrained(place)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,11 @@ from transformers import AutoModel, BertConfig, BertModel, PreTrainedTokenizerFa
 from gcg.build import build_encoders, build_model, encoder_fingerprint
 from gcg.config import GCGConfig
 from gcg.errors import ModelError
+from gcg.model import GCGModel
 from gcg.presets import frame_shape, tiny
-from gcg.tokens import clip_tokens, tiny_tokenizer
+from gcg.processor import GCGProcessor
+from gcg.saving import plan_saving, save_pretrained
+from gcg.tokens import clip_tokens, pretrained_tokenizer, tiny_tokenizer
 
 from .test_model import K, T, inputs
 
@@ -125,6 +129,44 @@ def test_only_widths_that_meet_are_built(sentences: Path):
     wide = config(features={"tokens": 5, "width": 64, "embedding_width": 128})
     output = build_model(wide)(**batch(5, 64, 128))
     assert output.loss_vqa.isfinite().all()
+
+
+def test_a_saved_one_brings_its_text_encoder(sentences: Path, tmp_path: Path):
+    own = Path(shutil.copytree(sentences, tmp_path / "bert"))
+    model = build_model(foreign(own), seed=1)
+    state = {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
+    for parts in ("all", "trained"):
+        out = tmp_path / ("out" if parts == "all" else parts)
+        out.mkdir()
+        save_pretrained(plan_saving(foreign(own), state, parts), out)
+    shutil.rmtree(own)
+    pretrained_tokenizer.cache_clear()
+    with pytest.raises(ModelError, match=r"model\.features\.text_encoder = .*no such file"):
+        GCGModel.from_pretrained(tmp_path / "trained")
+    lent = GCGModel.from_pretrained(tmp_path / "trained", text_encoder=str(sentences))
+    assert all(torch.equal(v, lent.state_dict()[k]) for k, v in model.state_dict().items())
+    again = GCGModel.from_pretrained(tmp_path / "out")
+    assert again.vision is None
+    assert all(torch.equal(v, again.state_dict()[k]) for k, v in model.state_dict().items())
+    processor = GCGProcessor.from_pretrained(tmp_path / "out")
+    assert processor.tokens.clip.rows(["a circle"]) == clip_tokens(foreign(sentences)).rows(
+        ["a circle"]
+    )
+
+
+def test_one_that_read_its_own_encoders_features_reads_clips_when_saved(tmp_path: Path):
+    model = build_model(config(), seed=1)
+    state = {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
+    (tmp_path / "out").mkdir()
+    save_pretrained(plan_saving(config(), state, "trained"), tmp_path / "out")
+    again = GCGModel.from_pretrained(tmp_path / "out")
+    assert again.config.input == "video"
+    assert all(torch.equal(v, again.state_dict()[k]) for k, v in model.state_dict().items())
+    clips, _ = build_encoders(config().reading_video())
+    assert clips is not None
+    assert again.vision is not None
+    for name, value in clips.state_dict().items():
+        assert torch.equal(value, again.vision.state_dict()[name]), name
 
 
 def test_weights_of_another_encoder_are_refused(sentences: Path, tmp_path: Path):

@@ -139,6 +139,26 @@ def test_a_folder_gives_the_same_model(
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
+@pytest.mark.parametrize("kind", ["own-llm-lora", "blip", "blip-own-llm"])
+def test_a_loaded_model_can_be_saved_again(public: Path, kind: str, tmp_path: Path) -> None:
+    """Whole, as it is in memory; the folder it came from may go."""
+    place = Path(shutil.copytree(public, tmp_path / "gone"))
+    model, state = trained_model(config_of(place, kind))
+    folder = saved(config_of(place, kind), state, tmp_path / "out", "trained")
+    loaded = GCGModel.from_pretrained(folder)
+    ours = says(loaded, GCGProcessor.from_pretrained(folder))
+    loaded.save_pretrained(tmp_path / "again")
+    with pytest.raises(ModelError, match="is there already"):
+        loaded.save_pretrained(tmp_path / "again")
+    for each in (place, folder):
+        shutil.rmtree(each)
+    pretrained_tokenizer.cache_clear()
+    again = GCGModel.from_pretrained(tmp_path / "again")
+    assert all(torch.equal(v, again.state_dict()[k]) for k, v in model.state_dict().items())
+    theirs = says(again, GCGProcessor.from_pretrained(tmp_path / "again"))
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
 def test_trained_parts_alone_hold_nothing_public(public: Path, tmp_path: Path) -> None:
     config = config_of(public, "blip")
     _, state = trained_model(config)

@@ -12,14 +12,17 @@ from typing import Any
 import pytest
 import torch
 
+from launcher.api import export, predict
 from launcher.config import RunConfig, parse_run_config
 from launcher.observe.runlog import read_metrics
+from launcher.predict.predictor import Predictor
 from launcher.storage.run_folder import RunFolder, read_json
 from launcher.training.worker import run_worker
 from tests.gcg.weights.checkpoints import Sizes, make_llm
 from tests.spawn import run_ranks
 
 from .conftest import run_tree
+from .trained_runs import trained_run
 
 pytestmark = [
     pytest.mark.gpu,
@@ -168,3 +171,27 @@ def test_adapters_train_on_4_bit_weights(packed: Path, tmp_path: Path):
     assert len(rows) == STEPS
     assert all(0 < row["loss"] < 100 for row in rows)
     assert any(row["grad_norm"] > 0 for row in rows)
+
+
+def test_an_exported_model_says_on_the_gpu_what_it_says_on_the_cpu(packed: Path, tmp_path: Path):
+    config = trained_run(packed, tmp_path / "runs", model={"profile": "released"})
+    folder = export(config.folder, tmp_path / "out", "all")
+    video = sorted((packed / "raw").rglob("*.mp4"))[0]
+    torch.backends.cuda.matmul.allow_tf32 = False
+    told = {}
+    for device, dtype in (
+        ("cpu", torch.float32),
+        ("cuda", torch.float32),
+        ("cuda", torch.bfloat16),
+    ):
+        predictor = Predictor.load(folder, device=device, dtype=dtype)
+        (choice, written) = predict(
+            predictor, video, ["what moves", "what blinks"], [["a", "b"], None]
+        )
+        told[device, dtype] = choice.prediction
+        assert 0 < written.prediction.confidence <= 1
+    plain, same, half = told.values()
+    # Sums in another order; bfloat16 keeps 8 bits.
+    assert same.weights == pytest.approx(plain.weights, abs=1e-3)
+    assert same.probabilities == pytest.approx(plain.probabilities, abs=1e-3)
+    assert half.weights == pytest.approx(plain.weights, abs=0.1)

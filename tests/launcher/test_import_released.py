@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 from torch import Tensor
 
-from gcg import GCGModel
+from gcg import GCGConfig, GCGModel
+from gcg.presets import resolve_preset
 from launcher.cli import main
 from tests.benchmarks.released import module_weights
+from tests.gcg.weights.checkpoints import make_instructblip, make_open_clip
 from tests.launcher.conftest import run_tree
 
 FRAMES, MOMENTS, JOINT, WIDTH = 8, 2, 128, 32
@@ -62,6 +66,42 @@ def test_the_grounding_module_is_the_file_s(
         assert torch.equal(model.get_parameter(ours), state[theirs]), ours
     assert main(["import-released", str(tmp_path / "best.pth"), str(run), "--to", str(out)]) == 2
     assert "is there already" in capsys.readouterr().err
+
+
+def test_with_a_q_former_by_its_public_names(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    eva, _ = make_open_clip(tmp_path / "clip")
+    make_instructblip(tmp_path / "t5", "t5", eva=eva)
+    model = {
+        "preset": "instructblip",
+        "checkpoint": str(tmp_path / "t5"),
+        "clip_checkpoint": str(tmp_path / "clip"),
+    }
+    joint = resolve_preset(GCGConfig.model_validate(model)).joint_width
+    run, path = run_file(tmp_path, **model), tmp_path / "best.pth"
+    checkpoint(path, joint=joint, inner=joint // 4)
+    state = torch.load(path)["model"]
+    (file,) = (tmp_path / "t5").glob("*.safetensors")
+    public = load_file(file)
+    moved = {
+        name: value.float() + 1
+        for name, value in public.items()
+        if name.startswith(("qformer.", "query_tokens", "language_projection."))
+    }
+    torch.save({"model": state | moved}, path)
+    command = ["import-released", str(path), str(run), "--to", str(tmp_path / "out")]
+    assert main(command) == 0
+    assert "its own Q-Former" in capsys.readouterr().out
+    found = GCGModel.from_pretrained(tmp_path / "out")
+    assert torch.equal(found.reader.query_tokens, moved["query_tokens"])
+    assert torch.equal(found.reader.projection.bias, moved["language_projection.bias"])
+    del moved["language_projection.bias"]
+    torch.save({"model": state | moved}, path)
+    shutil.rmtree(tmp_path / "out")
+    assert main(command) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "has no language_projection.bias" in line
 
 
 def test_what_does_not_fit_is_said_setting_by_setting(

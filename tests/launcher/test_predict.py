@@ -130,6 +130,31 @@ def test_modes(packed: Path, place: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "give it with --answer" in capsys.readouterr().err
 
 
+def test_many_questions_about_few_videos_in_half_precision(
+    packed: Path, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """More than fit into a pass; rows of a video stay together, whatever their order."""
+    videos = [str(path) for path in clips(packed)[:3]]
+    lines = [
+        {"video": videos[i % 3], "question": f"what is {i}", "id": f"q{i}", "options": OPTIONS}
+        for i in range(40)
+    ]
+    asked = tmp_path / "asked.jsonl"
+    asked.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    command = ["predict", str(asked), "--model", str(place)]
+    assert main([*command, "--dtype", "bf16", "--batch", "2"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert sorted(row["row"] for row in rows) == list(range(1, 41))
+    assert [row["video"] for row in rows] == sorted(
+        (row["video"] for row in rows), key=videos.index
+    )
+    assert all(row["id"] == f"q{row['row'] - 1}" for row in rows)
+    assert main(command) == 0
+    whole = {r["row"]: r for r in map(json.loads, capsys.readouterr().out.splitlines())}
+    for row in rows:  # bfloat16 keeps 8 bits
+        np.testing.assert_allclose(row["weights"], whole[row["row"]]["weights"], atol=0.1)
+
+
 def test_what_cannot_be_asked_is_said_before_a_model_is_loaded(
     packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
