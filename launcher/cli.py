@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dataloaders.trust import RedactingFormatter
-from launcher.commands import checkpoints, data, features, guarded, jobs, k8s, report
+from launcher.commands import checkpoints, data, features, guarded, jobs, k8s, report, ui
 from launcher.commands import stages as handlers
 
 
@@ -66,6 +66,8 @@ def build_parser() -> argparse.ArgumentParser:
     stage.add_argument("--weights", choices=["best", "final"], default="final")
     stage.add_argument("--out", type=Path, metavar="JSON", help="also write the figures here")
     stage.set_defaults(run=handlers.evaluate)
+
+    ui.add_to(stages)
     return parser
 
 

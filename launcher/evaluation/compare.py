@@ -9,25 +9,28 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gcg.build import build_model
-from launcher.config import load_run_config
+from gcg.model import GCGModel
+from launcher.config import RunConfig, load_run_config
 from launcher.errors import UserError
 from launcher.evaluation.evaluate import Split, evaluate_split
 from launcher.evaluation.keep import keep_rows
 from launcher.evaluation.scores import summarise
 from launcher.training.weights import load_trained_weights
 
+Weights = Literal["best", "final"]
+
 log = logging.getLogger(__name__)
 
 
 def evaluate_runs(
-    runs: Sequence[Path], split: Split, weights: Literal["best", "final"] = "final"
+    runs: Sequence[Path], split: Split, weights: Weights = "final"
 ) -> dict[str, dict[str, Any]]:
     """Figures of each run by its mode (by its folder's name where modes repeat).
 
     The rows stay in each run's folder (:mod:`launcher.evaluation.rows`), for ``gcg report``.
     Raises ``UserError`` with a line for every run that cannot be evaluated.
     """
-    problems = [line for run in runs for line in _problems(run, weights)]
+    problems = [line for run in runs for line in run_problems(run, weights)]
     if problems:
         raise UserError(problems)
     configs = [load_run_config(run / "config.yaml") for run in runs]
@@ -35,16 +38,7 @@ def evaluate_runs(
     results = {}
     for run, config in zip(runs, configs, strict=True):
         name = config.model.mode if modes.count(config.model.mode) == 1 else run.name
-        model = build_model(config.model, config.run.seed)
-        state = load_trained_weights(_weights_folder(run, weights))
-        missing, unexpected = model.load_state_dict(state, strict=False)
-        trained = {n for n, p in model.named_parameters() if p.requires_grad}
-        lost = sorted(trained & set(missing))
-        if lost or unexpected:
-            raise UserError(
-                f"{run}: its weights do not fit its config.yaml (missing {lost[:3]}, unexpected "
-                f"{list(unexpected)[:3]}); was one of them changed by hand?"
-            )
+        model = load_model(run, config, weights)
         log.info("%s: answering the %s questions", run, split)
         rows = evaluate_split(model, config, split, detailed=True)
         figures = summarise(rows)
@@ -53,7 +47,27 @@ def evaluate_runs(
     return results
 
 
-def _problems(run: Path, weights: str) -> list[str]:
+def load_model(run: Path, config: RunConfig, weights: Weights) -> GCGModel:
+    """A run's model with the weights it was trained to.
+
+    Raises:
+        UserError: they are not those of its configuration.
+    """
+    model = build_model(config.model, config.run.seed)
+    state = load_trained_weights(_weights_folder(run, weights))
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    trained = {n for n, p in model.named_parameters() if p.requires_grad}
+    lost = sorted(trained & set(missing))
+    if lost or unexpected:
+        raise UserError(
+            f"{run}: its weights do not fit its config.yaml (missing {lost[:3]}, unexpected "
+            f"{list(unexpected)[:3]}); was one of them changed by hand?"
+        )
+    return model
+
+
+def run_problems(run: Path, weights: str) -> list[str]:
+    """What keeps a run from being asked, a line each."""
     if not (run / "config.yaml").is_file():
         return [f"{run}: no config.yaml there, so no run of `gcg train`; name a run's folder"]
     wanted = run / ("best.json" if weights == "best" else "final")

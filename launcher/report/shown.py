@@ -15,7 +15,7 @@ from gcg.metrics import iou_iop
 from launcher.config import load_run_config
 from launcher.config.data import TrainSet
 from launcher.errors import UserError
-from launcher.evaluation.rows import Row
+from launcher.evaluation.rows import Header, Row
 from launcher.report.clips import Clips, Strip
 from launcher.report.evaluation import Evaluated, Evaluation
 from launcher.report.examples import choose_examples
@@ -64,7 +64,10 @@ def show(evaluation: Evaluation, count: int) -> Shown | None:
         others = _answers(evaluation.others)
         return Shown(
             groups={
-                name: [_example(row, own, strips[row["video"]], others) for row in rows]
+                name: [
+                    example(row, own.found.header, own.name, strips[row["video"]], others)
+                    for row in rows
+                ]
                 for name, rows in groups.items()
             },
             failures={
@@ -106,11 +109,12 @@ def _answers(others: Sequence[Evaluated]) -> dict[str, dict[tuple[str, str], Row
     }
 
 
-def _example(
-    row: Row, own: Evaluated, strip: Strip, others: dict[str, dict[tuple[str, str], Row]]
+def example(
+    row: Row, header: Header, name: str, strip: Strip, others: dict[str, dict[tuple[str, str], Row]]
 ) -> dict[str, Any]:
+    """A row as the template wants it; ``others``: what other runs answered."""
     key = (row["video"], row["question"])
-    chart = timeline(row, own.found.header, f"weights of the frames, {own.name}")
+    chart = timeline(row, header, f"weights of the frames, {name}")
     return {
         "row": row,
         "chart": Markup(chart),

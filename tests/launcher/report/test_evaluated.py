@@ -23,6 +23,7 @@ from dataloaders.open_source import open_source
 from launcher.cli import main
 from launcher.evaluation.rows import read_rows, write_rows
 from launcher.report.clips import IMAGES_BYTES, Clips, shrunk
+from tests.launcher.browsing import beyond, faults
 from tests.launcher.pages import check_page
 
 # What docs show: GCG_PAGE, the page of a run, in pictures in the folder GCG_SCREENSHOTS.
@@ -76,23 +77,6 @@ def opened(
     page.goto(file.resolve().as_uri())
     yield page, heard
     context.close()
-
-
-def faults(page: Any) -> dict[str, str]:
-    """What axe-core finds, with its weight."""
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
-    return {each["id"]: each["impact"] for each in axe.run(page).response["violations"]}
-
-
-def beyond(page: Any) -> list[str]:
-    """What reaches over the window's right edge, but for what scrolls in a box of its own."""
-    return page.evaluate(
-        """() => [...document.querySelectorAll('body *')].filter(each => {
-            const box = each.closest('.wide, pre');
-            const inside = box && box !== each && getComputedStyle(box).overflowX === 'auto';
-            return !inside && each.getBoundingClientRect().right > innerWidth + 1;
-        }).map(each => `${each.tagName}.${each.getAttribute('class')}`)"""
-    )
 
 
 def test_rows_hold_what_was_asked_seen_and_answered(evaluated: dict[str, Path]) -> None:
