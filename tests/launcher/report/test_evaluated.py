@@ -223,9 +223,6 @@ def test_pictures_of_it(browser: Any, page_file: Path, tmp_path: Path) -> None:
         page.locator("#answers").screenshot(path=folder / "report-answers.png")
         page.locator("#examples article").first.screenshot(path=folder / "report-example.png")
         page.locator("#failures article").first.screenshot(path=folder / "report-failure.png")
-    with opened(browser, file, PHONE) as (page, _):
-        page.locator("#examples").evaluate("each => each.scrollIntoView()")
-        page.screenshot(path=folder / "report-phone.png")
-    for picture in ("answers", "example", "failure", "phone"):
+    for picture in ("answers", "example", "failure"):
         size = (folder / f"report-{picture}.png").stat().st_size
         assert 5_000 < size < 300_000, picture
