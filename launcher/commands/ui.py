@@ -8,7 +8,7 @@ import logging
 from launcher.commands import say
 from launcher.errors import UserError
 
-_LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+_LOOPBACK = ("127.0.0.1", "localhost", "::1", "[::1]")
 
 
 def add_to(stages: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -20,8 +20,6 @@ from launcher.ui.app import build_app
 from launcher.ui.ask import Asked, Asker
 from tests.launcher.browsing import beyond, faults
 
-pytest.importorskip("flask", reason="needs gcg-train[ui]")
-
 
 @pytest.fixture
 def client(asker: Asker) -> Any:
