@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -58,8 +59,8 @@ def show(evaluation: Evaluation, count: int) -> Shown | None:
     with ExitStack() as opened:
         clips, note = _open(own, videos, opened)
         strips = {
-            video: Strip([], note) if clips is None else clips.film_strip(video)
-            for video in dict.fromkeys(videos)
+            video: Strip([], note) if clips is None else clips.film_strip(video, times)
+            for video, times in Counter(videos).items()
         }
         others = _answers(evaluation.others)
         return Shown(

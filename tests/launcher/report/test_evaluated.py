@@ -115,6 +115,21 @@ def test_images_fit_their_room(packed: Path) -> None:
     assert shrunk(frames, 1000) is None
 
 
+def test_film_strips_share_a_budget(packed: Path) -> None:
+    with open_source(packed / "test") as source:
+        videos = [source.read_record(0, entry).id for entry in source.entries(0)]
+        alone = Clips(source, 8, 1)
+        alone.find({videos[0]})
+        best = sum(map(len, alone.film_strip(videos[0]).images))
+        many = Clips(source, 8, 1000, budget=3 * best)
+        many.find({videos[0]})
+        sizes = [sum(map(len, many.film_strip(videos[0], 2).images)) for _ in range(9)]
+        assert 0 < sizes[0] < best  # smaller, but there
+        assert sizes[-1] == 0  # until the budget is spent
+        assert 2 * sum(sizes) <= 3 * best
+        assert many.film_strip(videos[0], 2).why == "no room was left on the page for its frames"
+
+
 def test_clips_under_keys_that_others_gave_them(packed: Path, tmp_path: Path) -> None:
     folder = tmp_path / "theirs"
     folder.mkdir()
