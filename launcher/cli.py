@@ -25,6 +25,7 @@ from launcher.commands import (
     predict,
     report,
     score,
+    ui,
     usage,
 )
 from launcher.commands import stages as handlers
@@ -73,6 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
     report.add_to(stages)
     models.add_to(stages)
     predict.add_to(stages)
+    ui.add_to(stages)
 
     jobs.add_to(stages)
     k8s.add_to(stages)

@@ -39,6 +39,7 @@ def test_package_data_covers_what_is_no_code() -> None:
         (ROOT / "gcg" / "assets", '"gcg.assets"'),
         (ROOT / "ds_configs", "ds_configs"),
         (ROOT / "launcher" / "report" / "templates", '"launcher.report"'),
+        (ROOT / "launcher" / "ui" / "templates", '"launcher.ui"'),
     ):
         patterns = listed(key)
         for path in folder.iterdir():
@@ -59,7 +60,7 @@ def test_pins_and_constraints_agree() -> None:
                 versions[canonicalize_name(pin.name)] = specifier.version
         extras = [
             text
-            for name in ("train", "dali", "s3", "http", "browser", "dev")
+            for name in ("train", "dali", "s3", "http", "browser", "ui", "dev")
             for text in listed(name)
         ]
         for text in [*listed("dependencies"), *extras]:

@@ -1,6 +1,7 @@
 """The process of one conversion: ``python -m launcher.checkpoints.convert IN OUT NUM PARENT``.
 
-NUM: processes; PARENT: the process that it ends with. IN is the ``zero`` folder of a checkpoint of any ZeRO stage. OUT becomes, for every stage alike::
+NUM: processes; PARENT: the process that it ends with. IN is the ``zero`` folder of a checkpoint of
+any ZeRO stage. OUT becomes, for every stage alike::
 
     zero/<parameter>/fp32.pt  exp_avg.pt  exp_avg_sq.pt    whole tensors, as DeepSpeed writes them
     state.pt                                               counters, loss scale, buffers

@@ -41,7 +41,7 @@ def evaluate_runs(
         log.info("%s: answering the %s questions", run, split)
         rows = evaluate_split(model, each.config, split, detailed=True)
         figures = summarise(rows)
-        keep_rows(run, each.config, split, weights, rows)
+        keep_rows(each, split, rows)
         keep(name, rows)
         results[name] = {**figures, "run": str(run), "split": split, "weights": weights}
     return results

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 
 from dataloaders.errors import DataError
 from dataloaders.labels import LabelSet
@@ -13,39 +12,59 @@ from launcher.config import RunConfig
 from launcher.config.data import TrainSet
 from launcher.evaluation.evaluate import Split
 from launcher.evaluation.rows import Header, Row, rows_path, write_rows
+from launcher.export.run import TrainedRun
 from launcher.storage.places import fault_of
-from launcher.storage.run_folder import read_json
 from launcher.training.data import labels_folder, open_set, storage_options
 
 log = logging.getLogger(__name__)
 
 
-def keep_rows(run: Path, config: RunConfig, split: Split, weights: str, rows: list[Row]) -> None:
+def keep_rows(run: TrainedRun, split: Split, rows: list[Row]) -> None:
     """Write the rows into the run's folder; where that cannot be done, the figures still count."""
+    config, folder = run.config, run.folder.root
     place: str = getattr(config.data, split)
-    profile, frames = resolve_profile(config.model), config.model.num_frames
-    meta = read_json(run / ("best.json" if weights == "best" else "final/meta.json")) or {}
+    step = run.meta.get("step")
     with open_set(config, TrainSet(place=place)) as source:
         found = pseudo_labels(config, source, place)
-        header = Header(
-            split=split,
-            mode=config.model.mode,
-            weights=weights,
-            step=meta.get("step"),
-            seed=config.run.seed,
-            data=place,
-            fingerprint=source.fingerprint,
-            sigma=profile.sigma,
-            grid=[round(x, 5) for x in profile.timeline.positions(frames).tolist()],
-            questions=len(rows),
+        header = header_of(config, split, source.fingerprint, len(rows), run.weights, step)
+    add_moments(rows, found)
+    why = fault_of(lambda: write_rows(folder, header, rows))
+    if why is not None:
+        log.warning(
+            "%s: cannot be written (%s); gcg report lacks it", rows_path(folder, split), why
         )
+
+
+def add_moments(rows: list[Row], found: dict[tuple[str, str], list[int]]) -> None:
+    """Put the pseudo-labels that were found into the rows of their questions."""
     for row in rows:
         moments = found.get((row["video"], row["question"]))
         if moments is not None and "skipped" not in row:
             row["moments"] = moments
-    why = fault_of(lambda: write_rows(run, header, rows))
-    if why is not None:
-        log.warning("%s: cannot be written (%s); gcg report lacks it", rows_path(run, split), why)
+
+
+def header_of(
+    config: RunConfig,
+    split: Split,
+    fingerprint: str,
+    questions: int,
+    weights: str,
+    step: int | None = None,
+) -> Header:
+    """What goes before the rows of a run."""
+    profile, frames = resolve_profile(config.model), config.model.num_frames
+    return Header(
+        split=split,
+        mode=config.model.mode,
+        weights=weights,
+        step=step,
+        seed=config.run.seed,
+        data=str(getattr(config.data, split)),
+        fingerprint=fingerprint,
+        sigma=profile.sigma,
+        grid=[round(x, 5) for x in profile.timeline.positions(frames).tolist()],
+        questions=questions,
+    )
 
 
 def pseudo_labels(

@@ -20,6 +20,7 @@ from dataloaders.shard_source import ShardSource
 # What all images of a page may take together, as text.
 IMAGES_BYTES = 4_000_000
 _HEIGHTS = (80, 56, 40)
+_LEAST = 1200  # bytes a frame, as text
 _QUALITIES = (5, 10, 20)  # quantisers of FFmpeg's encoder: 2 is best, 31 worst
 _PREFIX = "data:image/jpeg;base64,"
 _Name = Callable[[int, SampleEntry], "str | None"]
@@ -39,8 +40,9 @@ class Clips:
     Args:
         source: the data set; not closed here.
         num_frames: T, frames of a strip.
-        num_strips: how many will be asked for; each gets its part of ``budget`` bytes, and when
-            that is spent the rest has none.
+        num_strips: how many the page will show, a strip that is shown twice counted twice.
+        budget: bytes for all of them. Each gets an equal part, but no less than makes its frames
+            out; when the budget is spent, the rest has none.
     """
 
     def __init__(
@@ -48,8 +50,8 @@ class Clips:
     ) -> None:
         self._source = source
         self._num_frames = num_frames
-        self._share = budget // max(1, num_strips)
-        self.num_bytes = 0
+        self._share = max(budget // max(1, num_strips), _LEAST * num_frames)
+        self._left = budget
         self._places: dict[str, tuple[int, SampleEntry]] = {}
 
     def find(self, videos: set[str]) -> None:
@@ -68,8 +70,8 @@ class Clips:
                 if video in videos:
                     self._places[video] = (shard, entry)
 
-    def film_strip(self, video: str) -> Strip:
-        """The frames of a video that the model saw, in order."""
+    def film_strip(self, video: str, times: int = 1) -> Strip:
+        """The frames of a video that the model saw, in order, to be shown so many ``times``."""
         if self._source.features is not None:
             return Strip([], "the data set holds features, not clips")
         if video not in self._places:
@@ -86,10 +88,10 @@ class Clips:
             )
         except Exception as error:  # a clip can break a decoder in any way, and is left out
             return Strip([], " ".join(f"{error or type(error).__name__}".split()))
-        images = shrunk(clip.frames, self._share)
+        images = shrunk(clip.frames, min(self._share, self._left // times))
         if images is None:
             return Strip([], "no room was left on the page for its frames")
-        self.num_bytes += sum(map(len, images))
+        self._left -= times * sum(map(len, images))
         return Strip(images)
 
     def _id_of(self, shard: int, entry: SampleEntry) -> str | None:

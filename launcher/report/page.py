@@ -49,7 +49,7 @@ def render(
         evaluation: :func:`launcher.report.evaluation.evaluation_figures`; None: not asked for.
         shown: its examples.
     """
-    return _environment().get_template("page.html").render(
+    return environment().get_template("page.html").render(
         **{name: figures[name] for name in ("run", "folder", "state", "goodput", "best", "peak")},
         last_interval=figures["last_interval"],
         charts={name: Markup(chart) for name, chart in _charts(figures).items()},
@@ -75,9 +75,10 @@ def render(
 
 
 @cache
-def _environment() -> Environment:
+def environment(*more: Path) -> Environment:
+    """The page's templates, and those of other folders, which may use them."""
     environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
+        loader=FileSystemLoader([*more, _TEMPLATES]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from gcg.metrics import iou_iop
 from launcher.config import load_run_config
 from launcher.config.data import TrainSet
 from launcher.errors import UserError
-from launcher.evaluation.rows import Row
+from launcher.evaluation.rows import Header, Row
 from launcher.report.clips import Clips, Strip
 from launcher.report.evaluation import Evaluated, Evaluation
 from launcher.report.examples import choose_examples
@@ -58,13 +59,16 @@ def show(evaluation: Evaluation, count: int) -> Shown | None:
     with ExitStack() as opened:
         clips, note = _open(own, videos, opened)
         strips = {
-            video: Strip([], note) if clips is None else clips.film_strip(video)
-            for video in dict.fromkeys(videos)
+            video: Strip([], note) if clips is None else clips.film_strip(video, times)
+            for video, times in Counter(videos).items()
         }
         others = _answers(evaluation.others)
         return Shown(
             groups={
-                name: [_example(row, own, strips[row["video"]], others) for row in rows]
+                name: [
+                    example(row, own.found.header, own.name, strips[row["video"]], others)
+                    for row in rows
+                ]
                 for name, rows in groups.items()
             },
             failures={
@@ -106,11 +110,12 @@ def _answers(others: Sequence[Evaluated]) -> dict[str, dict[tuple[str, str], Row
     }
 
 
-def _example(
-    row: Row, own: Evaluated, strip: Strip, others: dict[str, dict[tuple[str, str], Row]]
+def example(
+    row: Row, header: Header, name: str, strip: Strip, others: dict[str, dict[tuple[str, str], Row]]
 ) -> dict[str, Any]:
+    """A row as the template wants it; ``others``: what other runs answered."""
     key = (row["video"], row["question"])
-    chart = timeline(row, own.found.header, f"weights of the frames, {own.name}")
+    chart = timeline(row, header, f"weights of the frames, {name}")
     return {
         "row": row,
         "chart": Markup(chart),

@@ -12,6 +12,10 @@ import pytest
 from gcg.config import GCGConfig
 from launcher.config import RunConfig, parse_run_config
 
+from .browsing import browser
+
+__all__ = ["browser"]
+
 MODEL: dict[str, Any] = {
     "num_frames": 8,
     "num_moments": 2,

@@ -1,12 +1,8 @@
-"""Runs of each mode that were asked about real clips, and a real browser to look at their pages."""
+"""Runs of each mode that were asked about real clips."""
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from safetensors.torch import save_file
@@ -22,7 +18,6 @@ from launcher.training.weights import WEIGHTS
 from tests.launcher.conftest import run_tree
 
 MODES = ("grounding", "uniform", "oracle")
-_BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
 def make_run(packed: Path, storage: Path, mode: str) -> Path:
@@ -60,18 +55,3 @@ def evaluated(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     runs = {mode: make_run(packed, storage, mode) for mode in MODES}
     evaluate_runs(list(runs.values()), "test")
     return runs
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
-    """The system's Chromium, without a window."""
-    api = pytest.importorskip("playwright.sync_api", reason="needs gcg-train[browser]")
-    names = filter(None, (os.environ.get("GCG_BROWSER"), *_BROWSERS))
-    program = next(filter(None, map(shutil.which, names)), None)
-    if program is None:
-        pytest.skip("no Chromium is installed (or name a browser with GCG_BROWSER)")
-    with api.sync_playwright() as playwright:
-        # Its sandbox needs rights that containers do not give; all it opens is our own page.
-        running = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        yield running
-        running.close()

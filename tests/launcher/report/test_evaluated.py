@@ -23,6 +23,7 @@ from dataloaders.open_source import open_source
 from launcher.cli import main
 from launcher.evaluation.rows import read_rows, write_rows
 from launcher.report.clips import IMAGES_BYTES, Clips, shrunk
+from tests.launcher.browsing import beyond, faults
 from tests.launcher.pages import check_page
 
 # What docs show: GCG_PAGE, the page of a run, in pictures in the folder GCG_SCREENSHOTS.
@@ -78,23 +79,6 @@ def opened(
     context.close()
 
 
-def faults(page: Any) -> dict[str, str]:
-    """What axe-core finds, with its weight."""
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
-    return {each["id"]: each["impact"] for each in axe.run(page).response["violations"]}
-
-
-def beyond(page: Any) -> list[str]:
-    """What reaches over the window's right edge, but for what scrolls in a box of its own."""
-    return page.evaluate(
-        """() => [...document.querySelectorAll('body *')].filter(each => {
-            const box = each.closest('.wide, pre');
-            const inside = box && box !== each && getComputedStyle(box).overflowX === 'auto';
-            return !inside && each.getBoundingClientRect().right > innerWidth + 1;
-        }).map(each => `${each.tagName}.${each.getAttribute('class')}`)"""
-    )
-
-
 def test_rows_hold_what_was_asked_seen_and_answered(evaluated: dict[str, Path]) -> None:
     for mode, run in evaluated.items():
         found = read_rows(run, "test")
@@ -129,6 +113,21 @@ def test_images_fit_their_room(packed: Path) -> None:
     assert smaller is not None
     assert sum(map(len, smaller)) <= room
     assert shrunk(frames, 1000) is None
+
+
+def test_film_strips_share_a_budget(packed: Path) -> None:
+    with open_source(packed / "test") as source:
+        videos = [source.read_record(0, entry).id for entry in source.entries(0)]
+        alone = Clips(source, 8, 1)
+        alone.find({videos[0]})
+        best = sum(map(len, alone.film_strip(videos[0]).images))
+        many = Clips(source, 8, 1000, budget=3 * best)
+        many.find({videos[0]})
+        sizes = [sum(map(len, many.film_strip(videos[0], 2).images)) for _ in range(9)]
+        assert 0 < sizes[0] < best  # smaller, but there
+        assert sizes[-1] == 0  # until the budget is spent
+        assert 2 * sum(sizes) <= 3 * best
+        assert many.film_strip(videos[0], 2).why == "no room was left on the page for its frames"
 
 
 def test_clips_under_keys_that_others_gave_them(packed: Path, tmp_path: Path) -> None:
@@ -239,9 +238,6 @@ def test_pictures_of_it(browser: Any, page_file: Path, tmp_path: Path) -> None:
         page.locator("#answers").screenshot(path=folder / "report-answers.png")
         page.locator("#examples article").first.screenshot(path=folder / "report-example.png")
         page.locator("#failures article").first.screenshot(path=folder / "report-failure.png")
-    with opened(browser, file, PHONE) as (page, _):
-        page.locator("#examples").evaluate("each => each.scrollIntoView()")
-        page.screenshot(path=folder / "report-phone.png")
-    for picture in ("answers", "example", "failure", "phone"):
+    for picture in ("answers", "example", "failure"):
         size = (folder / f"report-{picture}.png").stat().st_size
         assert 5_000 < size < 300_000, picture
