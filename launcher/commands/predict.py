@@ -39,7 +39,12 @@ def add_to(stages: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     stage.add_argument("--options", nargs="+", metavar="TEXT", help="choose among these; else open")
     stage.add_argument("--mode", choices=["grounding", "uniform", "oracle"], help="as trained")
     stage.add_argument("--answer", metavar="TEXT", help="the right one, which mode oracle peeks at")
-    stage.add_argument("--weights", choices=["final", "best", "last"], default="final")
+    stage.add_argument(
+        "--weights",
+        choices=["final", "best", "last"],
+        default="final",
+        help="of a run: last is its newest checkpoint",
+    )
     stage.add_argument("--device", metavar="NAME", help="cuda where there is one, else cpu")
     stage.add_argument(
         "--dtype", choices=["fp32", "bf16", "fp16"], default="fp32", help="to compute in"
@@ -65,12 +70,17 @@ def add_to(stages: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--model", required=True, metavar="PLACE", help="what gcg export wrote, or a run's folder"
     )
     stage.add_argument("--videos", type=Path, metavar="DIR", help="clips to choose from")
-    stage.add_argument("--weights", choices=["final", "best", "last"], default="final")
+    stage.add_argument(
+        "--weights",
+        choices=["final", "best", "last"],
+        default="final",
+        help="of a run: last is its newest checkpoint",
+    )
     stage.add_argument("--device", metavar="NAME", help="cuda where there is one, else cpu")
     stage.add_argument(
         "--dtype", choices=["fp32", "bf16", "fp16"], default="fp32", help="to compute in"
     )
-    stage.add_argument("--port", type=int, default=7860)
+    stage.add_argument("--port", type=int, default=7860, help="7860; 0: one that is free")
     stage.set_defaults(run=demo_ui)
 
 
