@@ -25,8 +25,15 @@ def add_to(stages: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         help="trained: the frozen parts are loaded by name, as in the run; all: they are in DIR, "
         "too; merged: likewise, with adapters folded into the language model",
     )
-    stage.add_argument("--weights", choices=["final", "best", "last"], default="final")
-    stage.add_argument("--dtype", choices=["keep", "bf16", "fp16", "fp32"], default="keep")
+    stage.add_argument(
+        "--weights",
+        choices=["final", "best", "last"],
+        default="final",
+        help="of a run: last is its newest checkpoint",
+    )
+    stage.add_argument(
+        "--dtype", choices=["keep", "bf16", "fp16", "fp32"], default="keep", help="stored as"
+    )
     stage.add_argument("--results", type=Path, metavar="JSON", help="of gcg eval --out; figures")
     stage.set_defaults(run=export)
 
@@ -39,7 +46,14 @@ def add_to(stages: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     stage.add_argument("file", type=Path, metavar="FILE", help=".pth, .bin or .safetensors")
     stage.add_argument("config", type=Path, metavar="CONFIG", help="a run file; its model: section")
-    stage.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
+    stage.add_argument(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a setting of CONFIG, such as model.num_frames=32; may be given again",
+    )
     stage.add_argument("--to", type=Path, required=True, metavar="DIR", help="a new folder")
     stage.add_argument("--parts", choices=["trained", "all"], default="trained", help="as export's")
     stage.set_defaults(run=import_released)

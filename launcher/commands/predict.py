@@ -39,7 +39,12 @@ def add_to(stages: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     stage.add_argument("--options", nargs="+", metavar="TEXT", help="choose among these; else open")
     stage.add_argument("--mode", choices=["grounding", "uniform", "oracle"], help="as trained")
     stage.add_argument("--answer", metavar="TEXT", help="the right one, which mode oracle peeks at")
-    stage.add_argument("--weights", choices=["final", "best", "last"], default="final")
+    stage.add_argument(
+        "--weights",
+        choices=["final", "best", "last"],
+        default="final",
+        help="of a run: last is its newest checkpoint",
+    )
     stage.add_argument("--device", metavar="NAME", help="cuda where there is one, else cpu")
     stage.add_argument(
         "--dtype", choices=["fp32", "bf16", "fp16"], default="fp32", help="to compute in"
