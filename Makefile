@@ -45,7 +45,7 @@ test-cluster: setup
 
 # The pages as a site, in build/site.
 docs: setup
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 check: setup
 	$(BIN)/ruff check .

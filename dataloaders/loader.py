@@ -59,7 +59,8 @@ class Loader:
         collate: makes micro-batches.
         decoder: makes frames of clips.
         num_frames: T, frames sampled of each clip.
-        rank, world_size: this process; the world size must divide the plan's streams.
+        rank: of this process.
+        world_size: how many there are; it must divide the plan's streams.
         micro_batch: visits of one forward pass; by default the rank's whole part.
         contrast_group: consecutive visits of the global batch that are each other's negatives;
             they may lie in several micro-batches and on several ranks. A video that is in a group
