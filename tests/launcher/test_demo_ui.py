@@ -132,18 +132,27 @@ def test_what_is_refused(server: DemoServer) -> None:
 
 
 def test_the_command(packed: Path, run: Path) -> None:
-    command = [sys.executable, "-m", "launcher.cli", "demo-ui", "--model", str(run)]
-    with subprocess.Popen(
-        [*command, "--port", "0", "--videos", str(packed / "raw")],
+    # Tests that a shell runs in the background inherit an ignored SIGINT.
+    code = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from launcher.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", code, "demo-ui", "--model", str(run), "--port", "0"]
+    process = subprocess.Popen(
+        [*command, "--videos", str(packed / "raw")],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    ) as process:
+    )
+    try:
         assert process.stdout is not None
         assert process.stdout.readline().startswith("http://127.0.0.1:")
         os.kill(process.pid, signal.SIGINT)
         out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
     assert out == "ended\n"
     assert "Traceback" not in err
     assert process.returncode == 0
