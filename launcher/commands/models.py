@@ -64,7 +64,9 @@ def add_to(stages: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         description="without --publish nothing is sent and no network is asked.",
     )
     stage.add_argument("folder", type=Path, metavar="DIR", help="what gcg export wrote")
-    stage.add_argument("repository", metavar="OWNER/NAME")
+    stage.add_argument(
+        "repository", metavar="OWNER/NAME", help="on the hub; made if it is not there"
+    )
     stage.add_argument("--publish", action="store_true", help="send it")
     stage.add_argument("--private", action="store_true", help="a repository that is made now")
     stage.set_defaults(run=push)

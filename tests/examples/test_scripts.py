@@ -121,10 +121,8 @@ def write_as_nextqa(place: Path) -> None:
                 for number, question in enumerate(video.questions):
                     options = question.options or []
                     kind = ("CW", "TN", "DO")[number % 3]
-                    out.writerow(
-                        [video.id, 0, 0, 0, question.question, question.answer_index, number, kind]
-                        + options
-                    )
+                    asked = [question.question, question.answer_index, number, kind]
+                    out.writerow([video.id, 0, 0, 0, *asked, *options])
 
 
 def test_the_larger_llm_is_planned(capsys: pytest.CaptureFixture[str]):
