@@ -8,7 +8,7 @@ SPLITS := train val test
 MODES := uniform grounding oracle
 JOBS ?= 2
 
-.PHONY: setup demo test test-slow test-cluster docs check format clean
+.PHONY: setup demo test test-slow test-cluster test-examples docs check format clean
 
 setup: $(STAMP)
 
@@ -42,6 +42,10 @@ test-slow: setup
 # Submitted to a Ray cluster of three nodes, disturbed, stopped, resumed; some minutes.
 test-cluster: setup
 	$(BIN)/python -m pytest -s -m slow tests/cluster/test_end_to_end.py
+
+# The scripts of examples/ as they stand, on real clips; some minutes.
+test-examples: setup
+	$(BIN)/python -m pytest -s -m slow tests/examples/test_scripts.py
 
 # The pages as a site, in build/site.
 docs: setup
