@@ -26,7 +26,7 @@ class GroundingConfig(Section):
     gaussian_width: float = Field(
         default=0.2, gt=0, description="profile released: sigma is this / 9, at least 0.01 / 9"
     )
-    width: int | None = Field(default=None, gt=0, le=8192, description="D_G; None is D_C / 4")
+    width: int | None = Field(default=None, ge=2, le=8192, description="D_G; None is D_C / 4")
     num_layers: int = Field(default=2, ge=1, le=256, description="of the generator's transformer")
     num_heads: int = Field(default=4, ge=1, le=1024, description="of the generator's transformer")
     dropout: float = Field(default=0.1, ge=0, lt=1, description="in the generator")

@@ -13,7 +13,10 @@ from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, Thread
 from pathlib import Path
 from typing import Any
 
-BUCKET = "videos"
+# Of one run of tests alone: what is kept of a bucket on this machine goes by its name. Processes
+# that a test starts find it in the environment.
+_NAME = f"GCG_TEST_BUCKET_{os.environ.get('PYTEST_XDIST_WORKER', 'main')}"
+BUCKET = os.environ.setdefault(_NAME, f"videos-{os.getpid()}")
 SECRET = "c4nary/of-the+tests"  # is looked for where it must not be
 # Not passed on: each hop states its own.
 _HOP = {"connection", "transfer-encoding", "content-length", "keep-alive", "date", "server"}
