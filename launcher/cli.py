@@ -66,6 +66,14 @@ def build_parser() -> argparse.ArgumentParser:
     stage.add_argument(
         "--dry-run", action="store_true", help="check everything; start nothing, write nothing"
     )
+    stage.add_argument(
+        "--profile",
+        type=int,
+        nargs="?",
+        const=5,
+        metavar="STEPS",
+        help="trace so many steps, 5, into RUN/profile; as log.profile",
+    )
     stage.set_defaults(run=handlers.train)
 
     checkpoints.add_to(stages)

@@ -64,4 +64,5 @@ def doctor(args: argparse.Namespace) -> int:
 def train(args: argparse.Namespace) -> int:
     from launcher.train import train_file
 
-    return train_file(args.config, args.overrides, dry_run=args.dry_run)
+    profiled = [] if args.profile is None else [f"log.profile={args.profile}"]
+    return train_file(args.config, [*args.overrides, *profiled], dry_run=args.dry_run)

@@ -18,7 +18,8 @@ EXAMPLES = {
     "plan": "gcg plan run.yaml --gpus 64 --gpu-memory 80",
     "doctor": "gcg doctor --gpu --storage /mnt/runs --data data/train",
     "train": "gcg train run.yaml --set optim.lr=3e-4 --set run.name=again\n"
-    "gcg train run.yaml --dry-run",
+    "gcg train run.yaml --dry-run\n"
+    "gcg train run.yaml --profile",
     "submit": "gcg submit run.yaml --address http://HEAD:8265",
     "logs": "gcg logs demo",
     "jobs": "gcg jobs --json",

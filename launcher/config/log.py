@@ -57,6 +57,9 @@ class LogSection(Section):
     questions: bool = Field(
         default=False, description="write which questions every step was made of: questions.jsonl"
     )
+    profile: int = Field(
+        default=0, ge=0, le=100, description="steps of an attempt to trace, once; 0: none"
+    )
     tensorboard: bool = Field(default=True, description="event files in the run's folder")
     prometheus: bool = Field(default=True, description="through Ray's metrics, where Ray runs")
     mlflow: MLflowSection = MLflowSection()

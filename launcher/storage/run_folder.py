@@ -63,6 +63,10 @@ class RunFolder:
         return self.growing / "metrics.jsonl"
 
     @property
+    def profile(self) -> Path:
+        return self.growing / "profile"
+
+    @property
     def events(self) -> Path:
         return self.growing / "events.jsonl"
 

@@ -23,6 +23,7 @@ from launcher.errors import RunStoppedError
 from launcher.observe.ledger import Ledger
 from launcher.observe.meter import Meter
 from launcher.observe.peak import Peak, find_peak
+from launcher.observe.profile import StepProfiler
 from launcher.observe.questions import QuestionLog
 from launcher.observe.runlog import RunLog
 from launcher.observe.sinks import open_sinks
@@ -46,7 +47,7 @@ Report = Callable[[Mapping[str, Any]], None]
 @dataclass
 class Job:
     """What training needs, built. ``log`` is None on all ranks but 0, and until restored;
-    ``questions``: unless ``log.questions``."""
+    ``questions``: unless ``log.questions``; ``profiler``: likewise, and on all ranks but 0."""
 
     config: RunConfig
     folder: RunFolder
@@ -66,10 +67,13 @@ class Job:
     peak: Peak
     log: RunLog | None = None
     questions: QuestionLog | None = None
+    profiler: StepProfiler | None = None
     began: float = field(default_factory=time.monotonic)
 
     def close(self) -> None:
         """End threads, close files."""
+        if self.profiler is not None:
+            self.profiler.close()
         self.keeper.close()
         self.watchdog.close()
         self.ledger.flush()
@@ -146,6 +150,10 @@ def restore(job: Job) -> int:
     job.ledger.record("ready", step=step)
     if dist.get_rank() == 0:
         job.log = RunLog(job.folder, step, open_sinks(job.config, job.folder, step))
+        if watched := job.config.log.profile:
+            job.profiler = StepProfiler(
+                job.folder.profile, job.attempt, step, watched, job.engine.device
+            )
         job.log.write("start", step, _beginning(job))
     logger.info("attempt %d begins at step %d", job.attempt, step)
     return step

@@ -43,6 +43,8 @@ def train(job: Job, done: int) -> None:
         wait_s, step_s = began - asked, time.monotonic() - began
         done += 1
         job.watchdog.beat()
+        if job.profiler is not None:
+            job.profiler.step()
         job.ledger.step(done, wait_s, step_s, made=result.made)
         log_saved(job, done)
         if job.questions is not None:
