@@ -258,6 +258,7 @@ def commands(url: str, config: RunConfig, capsys: pytest.CaptureFixture[str]) ->
         ("s3://no-such-bucket/runs", "cannot be written to (The specified bucket does not exist)"),
         (f"s3://{BUCKET}/denied", "cannot be written to ("),
     ],
+    ids=["no bucket", "denied"],
 )
 def test_a_place_that_cannot_be_written_to_is_told(store: S3, packed: Path, url: str, why: str):
     pid = os.getpid()
