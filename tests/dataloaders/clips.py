@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
@@ -54,7 +56,7 @@ def make_clip(
     stamps, in 1/100 s."""
     file = io.BytesIO()
     settings = dict(container_options or {})
-    with av.open(file, "w", format=container, container_options=settings) as out:
+    with _priority_kept(), av.open(file, "w", format=container, container_options=settings) as out:
         tracks = []
         for number in range(streams):
             track = out.add_stream(codec, rate=25, options=_repeatable(codec, options or {}))
@@ -78,6 +80,17 @@ def make_clip(
         for track in tracks:
             out.mux(track.encode(None))
     return file.getvalue()
+
+
+@contextmanager
+def _priority_kept() -> Iterator[None]:
+    """SVT-AV1 makes the thread that opens it real-time where the user may (root may): what is
+    started from there later would keep everything else on the machine from running."""
+    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, policy, parameters)
 
 
 def _repeatable(codec: str, options: Mapping[str, str]) -> dict[str, str]:
