@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,6 +40,14 @@ def s3() -> Iterator[S3]:
     pytest.importorskip("s3fs", reason="needs moto and s3fs: pip install -e '.[dev]'")
     with s3_server() as server:
         yield server
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown() -> None:
+    """Some encoders make a process of root's real-time (SVT-AV1): what it starts later, a browser
+    or a compiler, would keep everything else on the machine from running."""
+    if sys.platform == "linux" and os.sched_getscheduler(0) != os.SCHED_OTHER:
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -13,6 +13,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
@@ -114,8 +115,12 @@ def names_in(folder: Path) -> list[str]:
 def sizes_below(folder: Path) -> dict[str, int]:
     """Bytes of every file below a folder, by its path relative to that; one listing."""
     if not is_remote(folder):
-        files = (path for path in folder.rglob("*") if path.is_file())
-        return {str(path.relative_to(folder)): path.stat().st_size for path in files}
+        sizes: dict[str, int] = {}
+        for path in folder.rglob("*"):
+            with suppress(FileNotFoundError):  # deleted while one looks, by a run that goes on
+                if path.is_file():
+                    sizes[str(path.relative_to(folder))] = path.stat().st_size
+        return sizes
     remote = cast("Any", folder)
     root = remote.path.rstrip("/") + "/"
     found: dict[str, dict[str, Any]] = remote.fs.find(root, detail=True)

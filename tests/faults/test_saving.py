@@ -96,6 +96,7 @@ def refusing(root: str) -> tuple[list[str], list[int], list[str], list[int], lis
     limit(None)
     dist.barrier()
     after = [each.step for each in complete_checkpoints(attempt.folder)]
+    dist.barrier()  # all have looked
     given_up = last_one(attempt)
     attempt.keeper.close()
     return refused, stood, said, after, given_up

@@ -18,9 +18,11 @@ from launcher.config import RunConfig, dump
 from launcher.errors import PreflightError
 from launcher.training.data import storage_options
 from tests.conftest import ROOT
-from tests.dataloaders.s3_server import S3, SECRET
+from tests.dataloaders.s3_server import BUCKET, S3, SECRET
 from tests.launcher.conftest import MODEL
 from tests.launcher.test_secrets import holding
+
+AT = f"s3://{BUCKET}"
 
 MakeConfig = Callable[..., RunConfig]
 
@@ -52,15 +54,15 @@ def test_what_is_ready_passes_and_fetches_no_shard(remote: MakeConfig, s3: S3):
 
 
 def test_what_cannot_be_reached_is_told_in_a_line(remote: MakeConfig, s3: S3):
-    (line,) = lines_of(remote(train="s3://videos/none"))
-    assert line.startswith("data.train = s3://videos/none: s3://videos/none/index.json: missing")
+    (line,) = lines_of(remote(train=f"{AT}/none"))
+    assert line.startswith(f"data.train = {AT}/none: {AT}/none/index.json: missing")
     (line,) = lines_of(remote(labels="other"))
-    assert line.startswith("data.labels = other: data.train = s3://videos/train has no such labels")
+    assert line.startswith(f"data.labels = other: data.train = {AT}/train has no such labels")
     (line,) = lines_of(remote(cache_gb=1e-6))
     assert line.startswith("data.cache_gb = 1e-06: a worker reads from ")
     s3.proxy.inject("val/index.json", "status", times=9, status=403)
     (line,) = lines_of(remote())
-    assert line.startswith("data.val = s3://videos/val: s3://videos/val/index.json: cannot be read")
+    assert line.startswith(f"data.val = {AT}/val: {AT}/val/index.json: cannot be read")
     assert "AWS_ACCESS_KEY_ID" in line
     s3.delete("val/shard-000000.tar")
     s3.proxy.clear()
@@ -80,8 +82,8 @@ def test_the_label_command_reads_and_writes_there(
     path.write_text(dump(config), encoding="utf-8")
     command = ["label", str(config.data.val), "--config", str(path), "--name", "again"]
     assert main(command) == 0
-    assert "s3://videos/val/labels/again: " in capsys.readouterr().out
-    made = LabelSet("s3://videos/val/labels/again", storage_options(config))
+    assert f"{AT}/val/labels/again: " in capsys.readouterr().out
+    made = LabelSet(f"{AT}/val/labels/again", storage_options(config))
     local = LabelSet(packed / "val" / "labels" / "topk")
     assert made.meta == local.meta
     for shard in (packed / "val").glob("*.tar"):
