@@ -125,7 +125,8 @@ class NodeCache:
                 if waiting_for is None:
                     download(partial)
                     # Not synced first: what a power cut spoils, the samples' checksums notice.
-                    partial.replace(final)
+                    with self._locked():  # who lists the folder meanwhile may see neither name
+                        partial.replace(final)
                     if not is_at(claim, final):
                         continue  # the library put a file of its own there
                     fcntl.flock(claim, fcntl.LOCK_SH)
