@@ -6,7 +6,6 @@ are copied a part at a time; the folder appears under its name when it is comple
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from gcg.tokens import load_tokenizers
 from gcg.weights import Weight, weight_map
 from gcg.weights.writer import SHARD_BYTES, stored_bytes, write_shards
 from launcher.errors import UserError
+from launcher.storage.new_folder import check_new, check_room, new_folder
 
 DTYPES = {"keep": None, "bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -52,17 +52,10 @@ def plan_conversion(config: GCGConfig, out: Path, dtype: str = "keep") -> Conver
             "model.preset = tiny: ships with the package, there is nothing to convert; use "
             "instructblip"
         )
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"OUT = {out}: is there already; give a new folder, or delete it")
+    check_new(f"OUT = {out}", out)
     weights = weight_map(config)
     found = Conversion(config, resolve_preset(config), weights, DTYPES[dtype])
-    place = next(folder for folder in (out, *out.resolve().parents) if folder.is_dir())
-    free = shutil.disk_usage(place).free
-    if free < found.num_bytes:
-        raise UserError(
-            f"OUT = {out}: needs {found.num_bytes / 1e9:.1f} GB, {place} has {free / 1e9:.1f} GB; "
-            "use another disk, or --dtype bf16"
-        )
+    check_room(f"OUT = {out}", out, found.num_bytes)
     return found
 
 
@@ -74,21 +67,15 @@ def convert(
     on_bytes: Callable[[int], object] = lambda count: None,
 ) -> list[Path]:
     """Write the folder; return its weight files."""
-    partial = out.with_name(f"{out.name}.partial")
-    if partial.exists():
-        shutil.rmtree(partial)  # of an attempt that was stopped
-    partial.mkdir(parents=True)
-    files = write_shards(
-        conversion.weights,
-        partial,
-        dtype=conversion.dtype,
-        shard_bytes=shard_bytes,
-        on_bytes=on_bytes,
-    )
-    for folder, tokenizer in load_tokenizers(conversion.config).items():
-        tokenizer.save_pretrained(partial / folder)
-    write_parts(conversion.config, conversion.preset, partial)
-    if out.exists():
-        out.rmdir()  # empty: it was looked at before
-    partial.rename(out)
+    with new_folder(f"OUT = {out}", out) as partial:
+        files = write_shards(
+            conversion.weights,
+            partial,
+            dtype=conversion.dtype,
+            shard_bytes=shard_bytes,
+            on_bytes=on_bytes,
+        )
+        for folder, tokenizer in load_tokenizers(conversion.config).items():
+            tokenizer.save_pretrained(partial / folder)
+        write_parts(conversion.config, conversion.preset, partial)
     return [out / file.name for file in files]

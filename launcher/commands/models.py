@@ -99,7 +99,7 @@ def import_released(args: argparse.Namespace) -> int:
     from launcher.export.released import plan_import, write_import
 
     config = load_run_config(args.config, args.overrides)
-    found = plan_import(args.file, config.model, args.parts, config.run.seed)
+    found = plan_import(args.file, config.model, args.to, args.parts, config.run.seed)
     write_import(found, args.file, args.to)
     reader = "its own Q-Former" if found.reader else "the public Q-Former: it has none by that name"
     left = f"; {len(found.left)} not read, such as {found.left[0]}" if found.left else ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from launcher.convert import DTYPES
 from launcher.errors import UserError
 from launcher.export.card import model_card, origin
 from launcher.export.run import TrainedRun
+from launcher.storage.new_folder import check_new, check_room, new_folder
 from launcher.storage.places import run_place
 
 CARD = "README.md"
@@ -54,37 +54,25 @@ def plan_export(
     if is_url(str(to)):
         raise UserError(f"--to {to}: is a URL; export to a folder, then copy it there")
     out = Path(to)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"--to {out}: is there already; give a new folder, or delete it")
+    check_new(f"--to {out}", out)
     figures = {} if results is None else _results(run, results)
     config = run.config
     saving = plan_saving(
         config.model, run.state(), parts, seed=config.run.seed, dtype=DTYPES[dtype]
     )
-    place = next(folder for folder in (out, *out.resolve().parents) if folder.is_dir())
-    free = shutil.disk_usage(place).free
-    if free < saving.num_bytes:
-        raise UserError(
-            f"--to {out}: needs {saving.num_bytes / 1e9:.1f} GB, {place} has {free / 1e9:.1f} GB; "
-            "use another disk, or --dtype bf16"
-        )
+    check_room(f"--to {out}", out, saving.num_bytes)
     return Export(run, saving, out, figures)
 
 
 def export(export: Export, on_bytes: Callable[[int], object] = lambda count: None) -> list[Path]:
     """Write the folder, which appears when it is complete; return its weight files."""
     out, saving = export.out, export.saving
-    partial = out.with_name(f"{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of an attempt that was stopped
-    partial.mkdir(parents=True)
     made = origin(export.run)
-    files = save_pretrained(saving, partial, more=made, on_bytes=on_bytes)
     shown = placed(saving.config, saving.parts)
     card = model_card(export.run, made, shown, saving.parts, export.results)
-    (partial / CARD).write_text(card, encoding="utf-8")
-    if out.exists():
-        out.rmdir()  # empty: it was looked at before
-    partial.rename(out)
+    with new_folder(f"--to {out}", out) as partial:
+        files = save_pretrained(saving, partial, more=made, on_bytes=on_bytes)
+        (partial / CARD).write_text(card, encoding="utf-8")
     return [out / file.relative_to(partial) for file in files]
 
 

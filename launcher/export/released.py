@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from gcg.weights.files import read_checkpoint
 from gcg.weights.released import grounding_prefix, misfits, reader_of, renamed
 from gcg.weights.tensors import whole
 from launcher.errors import UserError
+from launcher.storage.new_folder import check_new, check_room, new_folder
 
 
 @dataclass(frozen=True)
@@ -31,15 +31,20 @@ class Imported:
     reader: bool
 
 
-def plan_import(file: Path, config: GCGConfig, parts: Parts = "trained", seed: int = 0) -> Imported:
-    """Read a checkpoint (``.pth``, ``.bin`` or safetensors), and check it against a model.
+def plan_import(
+    file: Path, config: GCGConfig, out: Path, parts: Parts = "trained", seed: int = 0
+) -> Imported:
+    """Read a checkpoint (``.pth``, ``.bin`` or safetensors), and check it against a model and the
+    folder that shall be written.
 
     What the checkpoint lacks keeps its public or first weights.
 
     Raises:
+        UserError: ``out`` is taken or has too little room, or there is no checkpoint of that code.
         ModelError: it holds no grounding module of the released code, or one of other sizes than
             the configuration's, a line for each.
     """
+    check_new(f"--to {out}", out)
     if not file.is_file():
         raise UserError(f"{file}: no such file; give the authors' checkpoint")
     tensors = read_checkpoint(file)
@@ -68,21 +73,12 @@ def plan_import(file: Path, config: GCGConfig, parts: Parts = "trained", seed: i
     state = {name: whole(weight) for name, weight in {**first, **reader, **grounding}.items()}
     used = {id(weight) for weight in (*grounding.values(), *reader.values())}
     left = [name for name, weight in tensors.items() if id(weight) not in used]
-    return Imported(
-        plan_saving(config, state, parts, seed=seed), len(tensors) - len(left), left, bool(reader)
-    )
+    saving = plan_saving(config, state, parts, seed=seed)
+    check_room(f"--to {out}", out, saving.num_bytes)
+    return Imported(saving, len(tensors) - len(left), left, bool(reader))
 
 
 def write_import(imported: Imported, file: Path, out: Path) -> None:
-    """Write the model's folder, which appears when it is complete.
-
-    Raises:
-        UserError: ``out`` is taken.
-    """
-    if out.exists():
-        raise UserError(f"--to {out}: is there already; give a new folder, or delete it")
-    partial = out.with_name(f"{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    save_pretrained(imported.saving, partial, more={"run": {"imported_from": file.name}})
-    partial.rename(out)
+    """Write the model's folder, which appears when it is complete."""
+    with new_folder(f"--to {out}", out) as partial:
+        save_pretrained(imported.saving, partial, more={"run": {"imported_from": file.name}})

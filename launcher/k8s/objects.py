@@ -22,7 +22,7 @@ from launcher.k8s.quantities import quantity
 Manifest = dict[str, Any]
 _RENDER_S = 120
 # What the API server takes; a file of objects that came from elsewhere may hold anything.
-_KEY = re.compile(r"(?!\.\.)[-._a-zA-Z0-9]{1,253}")
+_KEY = re.compile(r"(?!\.\.|\.$)[-._a-zA-Z0-9]{1,253}")
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ def test_check_of_what_is_no_run(text: str, line: str, gcg: Command, tmp_path: P
     assert line in errors[0]
 
 
-@pytest.mark.parametrize("key", ["../run.yaml", "/tmp/run.yaml", "..run.yaml", "a/b", ""])
+@pytest.mark.parametrize("key", ["../run.yaml", "/tmp/run.yaml", "..run.yaml", "a/b", ".", ""])
 def test_check_writes_no_file_that_objects_name(key: str, gcg: Command, tmp_path: Path):
     docs = copy.deepcopy(kustomize(ROOT / GPU_OVERLAY))
     one(docs, "ConfigMap")["data"][key] = "run: {}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import psutil
 import pytest
 import torch
 import yaml
-from huggingface_hub.utils._http import reset_sessions
 from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoTokenizer
@@ -20,15 +18,17 @@ from transformers import AutoTokenizer
 from gcg.build import build_model
 from gcg.config import GCGConfig
 from gcg.presets import resolve_preset
-from gcg.tokens import load_tokens, pretrained_tokenizer
+from gcg.tokens import load_tokens
 from gcg.weights import weight_map
 from gcg.weights.tensors import InMemory, Zeros, whole
 from gcg.weights.writer import PART, write_shards
 from launcher.cli import main
 from launcher.convert import convert, plan_conversion
 from launcher.errors import UserError
+from tests.gcg.saved_models import no_network
 from tests.gcg.weights.checkpoints import make_instructblip, make_llm, make_open_clip
-from tests.gcg.weights.hub_server import cut_off
+
+__all__ = ["no_network"]  # the fixture: converted folders must do without
 
 TEXTS = ["What did the boy do after he opened the present?", "Résumé — two  spaces"]
 
@@ -42,16 +42,6 @@ def public(tmp_path_factory: pytest.TempPathFactory) -> Path:
         make_instructblip(root / kind, kind, eva=eva)
     make_llm(root / "llm", "qwen2", dtype=torch.bfloat16)
     return root
-
-
-@pytest.fixture(autouse=True)
-def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """Converted folders must do without."""
-    cut_off(monkeypatch, tmp_path / "hub")
-    pretrained_tokenizer.cache_clear()
-    yield
-    monkeypatch.undo()
-    reset_sessions()
 
 
 def config(public: Path, kind: str, **changes: Any) -> GCGConfig:
