@@ -10,11 +10,9 @@ from typing import BinaryIO
 from dataloaders.errors import DataError
 from dataloaders.foreign import FoundSample, Names, Part
 from dataloaders.scan_tar import RECORD_SUFFIX, split_name
+from dataloaders.video_suffixes import STREAM_SUFFIXES, VIDEO_SUFFIXES
 
-VIDEO_SUFFIXES = (
-    "mp4", "webm", "mkv", "mov", "avi", "m4v", "ts", "mpg", "mpeg", "flv", "wmv", "3gp", "ogv",
-    "vob", "mts", "m2ts", "asf", "gif", "h264", "h265", "hevc", "av1", "ivf", "mjpeg",
-)  # fmt: skip
+_VIDEOS = {*VIDEO_SUFFIXES, *STREAM_SUFFIXES}
 _REMEDY = "copy it again, or take it out of the folder"
 
 
@@ -104,7 +102,7 @@ def _sample(key: str, group: dict[str, tarfile.TarInfo], names: Names) -> FoundS
 def _clips(group: dict[str, tarfile.TarInfo], wanted: str) -> list[str]:
     if wanted:
         return [suffix for suffix in group if suffix == wanted]
-    return [suffix for suffix in group if suffix.rpartition(".")[2].lower() in VIDEO_SUFFIXES]
+    return [suffix for suffix in group if f".{suffix.rpartition('.')[2].lower()}" in _VIDEOS]
 
 
 def _not_plain(info: tarfile.TarInfo) -> str:

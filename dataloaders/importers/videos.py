@@ -7,8 +7,8 @@ from pathlib import Path
 
 from dataloaders.errors import DataError
 from dataloaders.importers.files import read_json
+from dataloaders.video_suffixes import VIDEO_SUFFIXES
 
-VIDEO_SUFFIXES = (".mp4", ".webm", ".mkv", ".avi", ".mov", ".m4v", ".mpeg", ".mpg")
 # NExT-QA: {"2909445186": "0101/2909445186"}; MSVD: lines of "mv89psg6zh4_33_46 vid1".
 MAPPING_NAMES = ("map_vid_vidorID.json", "youtube_mapping.txt")
 

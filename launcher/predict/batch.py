@@ -14,15 +14,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from dataloaders.errors import DataError
 from dataloaders.prefetch import Job, Prefetcher
 from dataloaders.time_limit import TooManyStuckError
+from dataloaders.video_suffixes import VIDEO_SUFFIXES
 from gcg.questions import Query
 from launcher.errors import UserError
 from launcher.predict.clips import ClipReader, LoadedClip
 from launcher.predict.predictor import Asked, Predictor
 
-SUFFIXES = (
-    ".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts",
-    ".webm", ".wmv",
-)  # fmt: skip
 _QUESTIONS = 16  # in one pass
 _SHOWN = 10
 
@@ -55,9 +52,11 @@ def rows_of_folder(folder: Path, asked: Asked) -> list[Row]:
     Raises:
         DataError: there is none.
     """
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES)
     if not found:
-        raise DataError(f"{folder}: no video below it ({', '.join(SUFFIXES)}); name another folder")
+        raise DataError(
+            f"{folder}: no video below it ({', '.join(VIDEO_SUFFIXES)}); name another folder"
+        )
     return [Row(number, path, asked) for number, path in enumerate(found, 1)]
 
 

@@ -92,12 +92,7 @@ def _rows(path: Path, suffix: str) -> Iterator[Pairs]:
                 return
             for number, line in enumerate(lines, start=1):
                 if line.strip():
-                    try:
-                        yield json.loads(line, object_pairs_hook=Pairs)
-                    except ValueError as error:
-                        raise UserError(
-                            f"{path}:{number}: not JSON ({error}); correct it"
-                        ) from None
+                    yield _line(f"{path}:{number}", line)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); give a file") from None
     except (UnicodeDecodeError, csv.Error) as error:
