@@ -153,8 +153,7 @@ def _options(row: Row) -> list[dict[str, Any]]:
     if scores:
         parts = [math.exp(score - max(scores)) for score in scores]
         shares = [part / sum(parts) for part in parts]
-    chosen = options.index(row["predicted"]) if row["predicted"] in options else None
-    right = options.index(row["answer"]) if row["answer"] in options else None
+    chosen, right = row["choice"], row["answer_index"]  # two options may have one text
     return [
         {"text": text, "share": share, "chosen": k == chosen, "right": k == right}
         for k, (text, share) in enumerate(zip(options, shares, strict=True))

@@ -144,7 +144,7 @@ class Asker:
             return Said(name, None, row["skipped"])
         row["moments"] = None
         if not asked.right:
-            row |= {"answer": "", "correct": False}
+            row |= {"answer": "", "answer_index": None, "correct": False}
         with open_source(data) as source:
             if asked.right:
                 add_moments([row], pseudo_labels(config, source, str(data)))

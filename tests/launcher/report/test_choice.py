@@ -11,13 +11,15 @@ from hypothesis import strategies as st
 
 from gcg.metrics import cluster_interval
 from launcher.evaluation.rows import Row
+from launcher.report.clips import Strip
 from launcher.report.comparison import compare, figures_of
 from launcher.report.examples import choose_examples
 from launcher.report.failures import same_spans
+from launcher.report.shown import example
 from launcher.report.timeline import HEIGHT, WIDTH, gaussians, overlaid, timeline, whisker
 from tests.launcher.report.answered import answered, header, skipped
 
-OFF = {"correct": False, "predicted": "b", "gold": [[6.0, 8.0]]}
+OFF = {"correct": False, "predicted": "b", "choice": 1, "gold": [[6.0, 8.0]]}
 ROWS = [
     answered(f"v{video}", f"q{question}", **(OFF if (video + question) % 3 == 0 else {}))
     for video in range(6)
@@ -153,3 +155,9 @@ def test_a_whisker_lies_between_its_ends() -> None:
     low = float(ends.attrib["x"])
     assert (low, low + float(ends.attrib["width"])) == (40, pytest.approx(70))
     assert float(value.attrib["x"]) == pytest.approx(49.6)
+
+
+def test_of_two_options_with_one_text_the_chosen_one_is_marked():
+    row = answered("a", "1", options=["run", "run"], predicted="run", answer="run", choice=1)
+    shown = example(row, header(), "mine", Strip([]), {})["options"]
+    assert [(each["chosen"], each["right"]) for each in shown] == [(False, True), (True, False)]

@@ -17,8 +17,18 @@ from tests.launcher.report.answered import answered, run_with, skipped
 Said = pytest.CaptureFixture[str]
 ROWS = [
     answered("a", "1"),
-    answered("a", "2", gold=[[6.0, 8.0]], correct=False, predicted="b"),
-    answered("b", "1", type="why", options=None, scores=None, predicted="so", answer="so"),
+    answered("a", "2", gold=[[6.0, 8.0]], correct=False, predicted="b", choice=1),
+    answered(
+        "b",
+        "1",
+        type="why",
+        options=None,
+        scores=None,
+        predicted="so",
+        answer="so",
+        choice=None,
+        answer_index=None,
+    ),
     skipped("c", "1"),
 ]
 
@@ -41,14 +51,27 @@ def test_it_tells_of_the_answers(run: Path, tmp_path: Path, capsys: Said) -> Non
     wrong = [{**row, "correct": False} for row in ROWS[:3]]
     page = page_of(run, "--against", other(tmp_path, wrong))
     for words in (
-        "Answers to the test questions", "1 skipped", "+66.7 points of accuracy against uniform",
-        "question by question over the 3 that both", "Accuracy by type", "why 1 questions",
-        "Answered rightly", "Answered wrongly", "Worst grounded", "chosen frames at 3.0 s",
-        "pseudo-labels at 3.0 s", "span looked at 2.0 to 4.0 s", "gold span 6.0 to 8.0 s",
-        "IoP, IoU 0.00, 0.00", "73.1 %", "uniform a (wrong)",
-        "2 of 2 questions, in 1 of 1 videos, share their span", "2 of 2 questions, least IoU 1.00",
-        "Clips that could not be used", "Run file run:",
-    ):  # fmt: skip
+        "Answers to the test questions",
+        "1 skipped",
+        "+66.7 points of accuracy against uniform",
+        "question by question over the 3 that both",
+        "Accuracy by type",
+        "why 1 questions",
+        "Answered rightly",
+        "Answered wrongly",
+        "Worst grounded",
+        "chosen frames at 3.0 s",
+        "pseudo-labels at 3.0 s",
+        "span looked at 2.0 to 4.0 s",
+        "gold span 6.0 to 8.0 s",
+        "IoP, IoU 0.00, 0.00",
+        "73.1 %",
+        "uniform a (wrong)",
+        "2 of 2 questions, in 1 of 1 videos, share their span",
+        "2 of 2 questions, least IoU 1.00",
+        "Clips that could not be used",
+        "Run file run:",
+    ):
         assert words in page.text, words
     assert "Without film strips: nowhere/index.json: missing" in page.text
     said = capsys.readouterr().out
