@@ -32,7 +32,8 @@ from benchmarks.loading.claims import (
 from benchmarks.loading.clips import RATE, Recipe, given_clips, make_clips
 from benchmarks.loading.contenders import THREADS
 from benchmarks.loading.decoding import compare
-from benchmarks.loading.report import machine, markdown, tree
+from benchmarks.loading.report import markdown, tree
+from benchmarks.results import machine
 
 
 def main(argv: list[str] | None = None) -> int:

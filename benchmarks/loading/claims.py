@@ -4,25 +4,15 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.loading.child import Child
 from benchmarks.loading.clips import Clip
 from benchmarks.loading.decoding import OURS, REFERENCE, Decoding
 from benchmarks.loading.own import QUESTIONS, THREADS, pack
+from benchmarks.results import Claim
 
 RESUMED = (10, 1_000_000)
-
-
-@dataclass(frozen=True)
-class Claim:
-    """``met`` is None where it could not be measured."""
-
-    what: str
-    measured: str
-    bound: str
-    met: bool | None
 
 
 def decoding_claims(result: Decoding, clips: Sequence[Clip]) -> list[Claim]:

@@ -2,30 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import platform
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-from benchmarks.loading.claims import Claim
 from benchmarks.loading.clips import Clip
 from benchmarks.loading.decoding import OURS, Decoding
-
-
-def machine() -> str:
-    """The processor's name, the cores this process may use, and the Python."""
-    name = platform.processor() or platform.machine()
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                name = line.partition(":")[2].strip()
-                break
-    except OSError:
-        pass
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{name}, {usable} cores, Python {platform.python_version()}"
+from benchmarks.results import Claim
 
 
 def markdown(
