@@ -106,7 +106,7 @@ def interleaved(
     """
     found: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(-warm, rounds):
-        order = list(ways) if number % 2 == 0 else list(reversed(ways))
+        order = list(ways)[:: 1 if number % 2 == 0 else -1]
         for name in order:
             value = ways[name]()
             if number >= 0:

@@ -8,10 +8,11 @@ import pytest
 
 from benchmarks.loading import own
 from benchmarks.loading.child import Child, ChildError
-from benchmarks.loading.claims import Claim, decoding_claims
+from benchmarks.loading.claims import decoding_claims
 from benchmarks.loading.clips import Clip
 from benchmarks.loading.decoding import Decoding, compare
 from benchmarks.loading.report import markdown
+from benchmarks.results import Claim
 from tests.dataloaders.clips import clip
 
 
