@@ -21,6 +21,8 @@ from torch.nn import functional as F
 from transformers import GenerationConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from gcg.host import beside
+
 IGNORED = -100
 
 
@@ -80,7 +82,8 @@ class Answerer(nn.Module, ABC):
     def _join(self, soft_PSD: Tensor, ids_PL: Tensor, mask_PL: Tensor) -> tuple[Tensor, Tensor]:
         """[prefix][soft][words]: embeddings (P, H + S + L, D) and their mask."""
         num_pairs, num_soft = soft_PSD.shape[:2]
-        prefix = ids_PL.new_tensor(self.prefix_ids, dtype=ids_PL.dtype)
+        mask_PL = beside(soft_PSD, mask_PL)
+        prefix = beside(soft_PSD, torch.tensor(self.prefix_ids, dtype=ids_PL.dtype))
         prefix_PH = prefix.expand(num_pairs, -1)
         # One look-up for all words: under ZeRO-3 each gathers the whole embedding.
         words = self._embed(torch.cat([prefix_PH, ids_PL], dim=1))
@@ -164,19 +167,23 @@ class CausalAnswerer(Answerer):
         self, soft_PSD: Tensor, prompt_ids: Tensor, prompt_mask: Tensor, answer_ids: Tensor
     ) -> Tensor:
         there_PL = answer_ids != IGNORED
+        shortest = int(prompt_mask.sum(dim=1).min())
+        mask_PL = beside(answer_ids, prompt_mask)
         embeds, mask = self._join(
             soft_PSD,
             torch.cat([prompt_ids, answer_ids.masked_fill(~there_PL, 0)], dim=1),
-            torch.cat([prompt_mask, there_PL.to(prompt_mask.dtype)], dim=1),
+            torch.cat([mask_PL, there_PL.to(mask_PL.dtype)], dim=1),
         )
         labels = F.pad(answer_ids, (embeds.shape[1] - answer_ids.shape[1], 0), value=IGNORED)
         order = mask.argsort(dim=1, descending=True, stable=True)
-        embeds, mask = _reordered(embeds, mask, order)
+        embeds, _ = _reordered(embeds, mask, order)
         labels = labels.gather(1, order)
-        # Logits are wide: only those from the first answer token on are computed.
-        first = int((labels != IGNORED).int().argmax(dim=1).min())
+        # Logits are wide: only those from the first answer token on are computed. And no token
+        # sees the padding behind it: without a mask transformers has nothing to look through, for
+        # which the host would wait, and attention needs no mask in memory.
+        first = len(self.prefix_ids) + soft_PSD.shape[1] + shortest
         kept = labels.shape[1] - max(first - 1, 0)
-        logits = self._forward(embeds, mask, kept, use_cache=False).logits
+        logits = self._forward(embeds, None, kept, use_cache=False).logits
         return _mean_loss(logits[:, -kept:-1], labels[:, -kept + 1 :])
 
     def option_scores(
@@ -206,9 +213,16 @@ class CausalAnswerer(Answerer):
         embeds, mask = self._join(soft_PSD, ids_PL, mask_PL)
         return _reordered(embeds, mask, mask.argsort(dim=1, stable=True))
 
-    def _forward(self, embeds_PLD: Tensor, mask_PL: Tensor, num_logits: int, **how: Any) -> Any:
-        """The LLM over the last columns of ``mask_PL``; at least the last ``num_logits`` logits."""
-        positions = (mask_PL.cumsum(dim=1) - 1).clamp(min=0)[:, -embeds_PLD.shape[1] :]
+    def _forward(
+        self, embeds_PLD: Tensor, mask_PL: Tensor | None, num_logits: int, **how: Any
+    ) -> Any:
+        """The LLM over the last columns of ``mask_PL``; at least the last ``num_logits`` logits.
+
+        Without a mask all is read, from the first column on.
+        """
+        if mask_PL is not None:
+            positions = (mask_PL.cumsum(dim=1) - 1).clamp(min=0)[:, -embeds_PLD.shape[1] :]
+            how |= {"attention_mask": mask_PL, "position_ids": positions}
         if _keeps_logits(self.llm):
             # As indices, not a count: those copy the rows, and of a slice of rows torch's product
             # with a frozen weight copies the weight for each row of the batch.
@@ -216,9 +230,7 @@ class CausalAnswerer(Answerer):
             how["logits_to_keep"] = torch.arange(
                 length - num_logits, length, device=embeds_PLD.device
             )
-        return self.llm(
-            inputs_embeds=embeds_PLD, attention_mask=mask_PL, position_ids=positions, **how
-        )
+        return self.llm(inputs_embeds=embeds_PLD, **how)
 
 
 def build_answerer(

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from gcg.answering import IGNORED
 from gcg.gaussian import mixture_log_weights
+from gcg.host import beside
 from gcg.selection import hard_topk
 
 if TYPE_CHECKING:
@@ -52,9 +53,10 @@ def ask(
 
     Args:
         model: in evaluation mode.
-        inputs: tensors on the model's device, by the names of :class:`dataloaders.batch.Batch`:
-            ``pixel_values`` (V, T, 3, H, W), or ``frame_tokens`` and ``frame_embeddings``;
-            ``video_index`` (P,); ``question_*``, ``qformer_*``, ``prompt_*``; ``option_ids``
+        inputs: tensors on the model's device (those of :mod:`gcg.host` on any), by the names of
+            :class:`dataloaders.batch.Batch`: ``pixel_values`` (V, T, 3, H, W), or ``frame_tokens``
+            and ``frame_embeddings``; ``video_index`` (P,); ``question_*``, ``qformer_*``,
+            ``prompt_*``; ``option_ids``
             (P, O, L), which are scored where they are there; ``option_text_*`` where the profile
             reads them; in oracle mode ``moments`` (P, K), or ``description_*`` (P, L) of what
             happened, whose likest frames they then are (the labels of strategy ``topk``).
@@ -74,7 +76,8 @@ def ask(
     )
     video_index, moments = inputs["video_index"], inputs.get("moments")
     if moments is None and encoded.description is not None:
-        frames = F.normalize(encoded.joint[video_index].float(), dim=-1)
+        joint = encoded.joint[beside(encoded.joint, video_index)]
+        frames = F.normalize(joint.float(), dim=-1)
         event = F.normalize(encoded.description.float(), dim=-1)
         likeness = torch.einsum("ptc,pc->pt", frames, event)
         moments = hard_topk(likeness, model.config.num_moments)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gcg.dropout import SampleDropout
+from gcg.host import beside
 from gcg.selection import hard_topk, one_hot, perturbed_topk, seeded_noise
 
 # A similarity no cosine reaches: exp() of it is 0, and unlike -inf it keeps gradients finite.
@@ -176,7 +177,9 @@ class HeadContrast(nn.Module):
         left_PT = 1 - pairs.weights
         if not self.training:
             return one_hot(hard_topk(left_PT, few), num_frames)
-        noise = seeded_noise(pairs.seeds ^ _NEGATIVES, self.noise_samples, num_frames)
+        noise = seeded_noise(
+            pairs.seeds ^ _NEGATIVES, self.noise_samples, num_frames, left_PT.device
+        )
         return perturbed_topk(left_PT, noise, few, self.noise_scale, diagonal=True)
 
     def _project(self, vectors_PNC: Tensor, seeds_P: Tensor) -> Tensor:
@@ -207,7 +210,7 @@ def candidate_priorities(allowed_PF: Tensor, seeds_P: Tensor) -> Tensor:
     for seed in seeds_P.tolist():
         generator.manual_seed(seed)
         draws.append(torch.rand(allowed_PF.shape[1], generator=generator))
-    priority_PF = torch.stack(draws).to(allowed_PF.device).gather(1, number_PF)
+    priority_PF = beside(allowed_PF, torch.stack(draws)).gather(1, number_PF)
     return priority_PF.masked_fill(~allowed_PF, -1.0)
 
 

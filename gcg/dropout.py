@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
+from gcg.host import beside
+
 logger = logging.getLogger(__name__)
 
 # Rows are worked off so many elements at a time: the 64-bit hashes are larger than the activation.
@@ -66,7 +68,7 @@ class DropoutSeeds:
             )
         key = (num_rows, device)
         if key not in self._rows:
-            self._rows[key] = row_hashes(self._seeds_P.to(device), num_rows)
+            self._rows[key] = row_hashes(self._seeds_P.to(device, non_blocking=True), num_rows)
         return self._rows[key]
 
 
@@ -114,7 +116,7 @@ class SampleDropout(nn.Module):
             if seeds_P is None:
                 rows_N = self._seeds.rows(len(x), x.device)
             else:
-                rows_N = row_hashes(seeds_P.to(x.device), len(x))
+                rows_N = row_hashes(beside(x, seeds_P), len(x))
             dropped = dropped_mask(rows_N ^ self._salt, x.shape, self.p)
         return x.masked_fill(dropped, 0.0) * (1.0 / (1.0 - self.p))
 

@@ -101,7 +101,8 @@ class MomentEncoder(nn.Module):
         video, text = self._embed(frames_PTC, dtype), self._embed(texts_PLC, dtype)
         if self.similarity is not None:
             video = video + self.similarity(self.likeness(frames_PTC, question_PC).to(dtype))
-        kind_video, kind_text = self.kinds(torch.tensor([VIDEO, TEXT], device=video.device))
+        kinds = self.kinds(torch.arange(2, device=video.device))
+        kind_video, kind_text = kinds[VIDEO], kinds[TEXT]
         x_PSD = torch.cat([video + kind_video + self.table(), text + kind_text], dim=1)
         visible = F.pad(mask_PL.bool(), (self.num_frames, 0), value=True)[:, None, None, :]
         for block in self.blocks:

@@ -18,7 +18,9 @@ from gcg.contrast import Candidates, Pairs
 from gcg.dropout import dropout_seeds, install_sample_dropout
 from gcg.encoding import Encoded, encode_frames, pooled_options, pooled_text
 from gcg.generator import MomentEncoder
+from gcg.host import beside
 from gcg.losses import Labels
+from gcg.picking import pick, video_runs
 from gcg.profiles import Contrast, Profile
 from gcg.reader import FrameReader
 from gcg.selection import Selection, Selector
@@ -119,6 +121,9 @@ class GCGModel(Served):
         Pseudo-labels (step 3) come with the batch. ``encoded``: what :meth:`encode` made of it,
         where that was done before; ``candidates``: what the contrast groups hold where they reach
         beyond this micro-batch.
+
+        The tensors of :data:`gcg.host.HOST_INPUTS` may lie on the host, whatever the model's
+        device: then the host waits for nothing.
         """
         dropout_seeds(self, noise_seeds)
         if encoded is None:
@@ -136,6 +141,7 @@ class GCGModel(Served):
                 frame_embeddings,
             )
         found = self.ground(encoded, video_index, noise_seeds, moments)
+        runs, video_index = video_runs(video_index), beside(encoded.joint, video_index)
         soft = self.reader(found.chosen, qformer_ids, qformer_mask, found.every)
         loss_vqa = self.answerer.loss(soft, prompt_ids, prompt_mask, answer_ids)
         loss_reg = loss_con = torch.zeros_like(loss_vqa)
@@ -149,11 +155,12 @@ class GCGModel(Served):
             loss_reg = self.profile.regression(found.centers, found.log_weights, labels)
             if candidates is None:
                 # Without gradient, as where they come from other ranks: the layout must not matter.
-                joint, of_pairs = encoded.joint.detach(), (positions[video_index], noise_seeds)
+                joint = encoded.joint.detach()
+                of_pairs = positions[video_index], beside(joint, noise_seeds)
                 candidates = Candidates(joint, contrast_group, positions, encoded.answer, *of_pairs)
             pairs = Pairs(
                 joint=encoded.joint[video_index],
-                positive=pick(found.selection.indicator, encoded.joint, video_index),
+                positive=pick(found.selection.indicator, encoded.joint, runs),
                 weights=found.weights,
                 group=contrast_group[video_index],
                 position=positions[video_index],
@@ -211,6 +218,7 @@ class GCGModel(Served):
         self, encoded: Encoded, video_index: Tensor, noise_seeds: Tensor, moments: Tensor | None
     ) -> Grounding:
         """Steps 4, 5, 6: which frames the question is about, and their tokens Ê."""
+        runs, video_index = video_runs(video_index), beside(encoded.joint, video_index)
         num_pairs, num_frames = len(video_index), encoded.joint.shape[1]
         if self.generator is None:
             log_weights = torch.zeros(num_pairs, num_frames, device=video_index.device)
@@ -222,7 +230,7 @@ class GCGModel(Served):
             )
         weights = log_weights.exp()
         selection = self.selector(weights, moments, noise_seeds, self.training)
-        chosen = pick(selection.indicator, encoded.tokens, video_index)
+        chosen = pick(selection.indicator, encoded.tokens, runs)
         every = encoded.tokens[video_index] if self.profile.spatial_tokens else None
         return Grounding(weights, log_weights, centers, selection, chosen, every)
 
@@ -265,21 +273,6 @@ class GCGModel(Served):
         return [
             p for part in parts if part is not None for p in part.parameters() if p.requires_grad
         ]
-
-
-def pick(indicator_PKT: Tensor, frames_VT: Tensor, video_index_P: Tensor) -> Tensor:
-    """Ê = S·E: (P, K, T) and (V, T, ...) → (P, K, ...).
-
-    Video by video, so that E is never copied once per question.
-    """
-    parts, order = [], []
-    for video, frames in enumerate(frames_VT):
-        pairs = (video_index_P == video).nonzero().squeeze(1)
-        flat = frames.flatten(1)
-        chosen = indicator_PKT[pairs].to(flat.dtype) @ flat
-        parts.append(chosen.unflatten(-1, frames.shape[1:]))
-        order.append(pairs)
-    return torch.cat(parts)[torch.cat(order).argsort()]
 
 
 def _wrong(option_mask_PO: Tensor | None, answer_index_P: Tensor | None) -> Tensor | None:

@@ -34,7 +34,7 @@ class _PerturbedTopK(torch.autograd.Function):
     ) -> Tensor:
         num_pairs, num_draws, num_frames = noise_PNT.shape
         perturbed = weights_PT.unsqueeze(1) + scale * noise_PNT
-        indices_PNK = perturbed.topk(k, dim=-1).indices.sort(dim=-1).values
+        indices_PNK = perturbed.topk(k, dim=-1, sorted=False).indices.sort(dim=-1).values
         slots = indices_PNK + num_frames * torch.arange(k, device=indices_PNK.device)
         ones = weights_PT.new_ones(1, 1).expand(num_pairs, num_draws * k)
         counts = weights_PT.new_zeros(num_pairs, k * num_frames)
@@ -81,10 +81,12 @@ def hard_topk(weights_PT: Tensor, k: int) -> Tensor:
     return order[:, :k].sort(dim=-1).values
 
 
-def seeded_noise(seeds_P: Tensor, num_draws: int, num_frames: int) -> Tensor:
-    """Standard-normal draws (P, n, T), each pair's from its own seed.
+def seeded_noise(
+    seeds_P: Tensor, num_draws: int, num_frames: int, device: torch.device | None = None
+) -> Tensor:
+    """Standard-normal draws (P, n, T) on ``device`` (the seeds'), each pair's from its own seed.
 
-    Drawn on the CPU, so that a pair's noise depends neither on its place in the batch, nor on the
+    Drawn on the host, so that a pair's noise depends neither on its place in the batch, nor on the
     rank, nor on the kind of device.
     """
     generator = torch.Generator()
@@ -92,7 +94,7 @@ def seeded_noise(seeds_P: Tensor, num_draws: int, num_frames: int) -> Tensor:
     for seed in seeds_P.tolist():
         generator.manual_seed(seed)
         draws.append(torch.randn(num_draws, num_frames, generator=generator))
-    return torch.stack(draws).to(seeds_P.device)
+    return torch.stack(draws).to(device or seeds_P.device, non_blocking=True)
 
 
 class Selector(Protocol):
@@ -118,7 +120,7 @@ class GroundingSelector:
         indices = hard_topk(weights_PT, self.num_moments)
         if not training:
             return Selection(one_hot(indices, weights_PT.shape[1]), indices)
-        noise = seeded_noise(seeds_P, self.noise_samples, weights_PT.shape[1])
+        noise = seeded_noise(seeds_P, self.noise_samples, weights_PT.shape[1], weights_PT.device)
         soft = perturbed_topk(
             weights_PT, noise, self.num_moments, self.noise_scale, diagonal=self.diagonal
         )

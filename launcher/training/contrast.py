@@ -23,6 +23,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from gcg.contrast import Candidates
+from gcg.host import beside
 from launcher.config import RunConfig
 
 Inputs = Mapping[str, Any]
@@ -129,13 +130,14 @@ def _encoded(model: Any, inputs: Inputs) -> dict[str, Any]:
 
 def _own(inputs: Inputs) -> Candidates:
     encoded, positions = inputs["encoded"], inputs["positions"]
+    video_index, seeds = (beside(positions, inputs[n]) for n in ("video_index", "noise_seeds"))
     return Candidates(
         encoded.joint.detach(),
         inputs["contrast_group"],
         positions,
         None if encoded.answer is None else encoded.answer.detach(),
-        positions[inputs["video_index"]],
-        inputs["noise_seeds"],
+        positions[video_index],
+        seeds,
     )
 
 

@@ -44,16 +44,16 @@ class Guard:
     def rolls_back(self) -> bool:
         return self._safety.on_spike == "roll_back"
 
-    def is_spike(self, loss: float) -> bool:
-        """Whether a finite loss lies ``spike_factor`` times above the median of the window.
+    def spike_limit(self) -> float:
+        """A finite loss above it is a spike: ``spike_factor`` times the median of the window.
 
-        Never before half a window of steps: the first losses of a run say nothing of the next.
+        Infinite before half a window of steps: the first losses of a run say nothing of the next.
         """
-        if not self.watches_spikes or not math.isfinite(loss):
-            return False
+        if not self.watches_spikes:
+            return math.inf
         if len(self._losses) < (self._safety.spike_window + 1) // 2:
-            return False
-        return loss > self._safety.spike_factor * statistics.median(self._losses)
+            return math.inf
+        return self._safety.spike_factor * statistics.median(self._losses)
 
     def good(self, loss: float) -> None:
         """A step was made."""

@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from gcg.host import HOST_INPUTS
 from launcher.config import RunConfig
 from launcher.errors import RunStoppedError
 from launcher.training.contrast import ContrastExchange
@@ -110,40 +111,43 @@ class TrainStep:
         self._fresh.begin()
         lr = set_learning_rate(engine, self._config, step)
         scale = dist.get_world_size() * len(micro) / num_pairs
-        sums = torch.zeros(len(PARTS), dtype=torch.float64)
-        pairs: list[Tensor] = []
-        spike = False
+        sums = torch.zeros(len(PARTS), dtype=torch.float64, device=engine.device)
+        spike = torch.zeros((), dtype=torch.bool, device=engine.device)
+        finite: list[Tensor] = []
         moved = (to_inputs(batch.model_inputs(), engine.device, self._config) for batch in micro)
         for number, inputs in enumerate(self._contrast(engine.module, moved), start=1):
             output = engine(**inputs)
             parts = {name: getattr(output, name).float() for name in PARTS}
-            each = torch.stack([parts[name].detach().double() for name in PARTS]).cpu()
+            each = torch.stack([parts[name].detach().double() for name in PARTS])
             sums += each.sum(dim=1)
-            pairs.append(torch.isfinite(each).all(dim=0))
+            finite.append(torch.isfinite(each).all(dim=0))
             total = sum(self._weights[name] * parts[name].sum() for name in PARTS)
             if number == len(micro):  # the update follows
                 spike = self._is_spike(sums, num_pairs)
-            if spike or not pairs[-1].all():
-                # A gradient may be finite where the loss is not: this one never is.
-                total = total * math.nan
+            # A gradient may be finite where the loss is not: this one never is.
+            bad = spike | ~finite[-1].all()
+            total = total * torch.where(bad, math.nan, 1.0)
             engine.backward(total * scale)
             self._fresh.after_backward(first=number == 1, last=number == len(micro))
             engine.step()
-        return self._result(sums, step, num_pairs, lr, spike, pairs)
+        return self._result(sums, step, num_pairs, lr, spike, finite)
 
-    def _is_spike(self, sums: Tensor, num_pairs: int) -> bool:
-        if not self._guard.watches_spikes:
-            return False
-        means = self._means(sums, num_pairs)
-        return self._guard.is_spike(self._total(means))
+    def _is_spike(self, sums: Tensor, num_pairs: int) -> Tensor:
+        limit = self._guard.spike_limit()
+        if math.isinf(limit):  # on every rank alike
+            return torch.zeros((), dtype=torch.bool, device=sums.device)
+        loss = self._total(self._means(sums, num_pairs))
+        return torch.isfinite(loss) & (loss > limit)
 
-    def _means(self, sums: Tensor, num_pairs: int) -> dict[str, float]:
-        on_device = sums.to(self._engine.device, copy=True)  # a spike's look must not change them
-        dist.all_reduce(on_device)
-        return dict(zip(PARTS, (on_device / num_pairs).tolist(), strict=True))
+    def _means(self, sums: Tensor, num_pairs: int) -> Tensor:
+        whole = sums.clone()  # a spike's look must not change them
+        dist.all_reduce(whole)
+        return whole / num_pairs
 
-    def _total(self, means: Mapping[str, float]) -> float:
-        return sum(self._weights[name] * means[name] for name in PARTS)
+    def _total(self, means: Tensor) -> Tensor:
+        return sum(
+            (w * means[i] for i, w in enumerate(self._weights.values())), means.new_zeros(())
+        )
 
     def _result(
         self,
@@ -151,15 +155,19 @@ class TrainStep:
         step: int,
         num_pairs: int,
         lr: float,
-        spike: bool,
-        pairs: Sequence[Tensor],
+        spike: Tensor,
+        finite: Sequence[Tensor],
     ) -> StepResult:
         means = self._means(sums, num_pairs)
-        loss, made = self._total(means), self._engine.was_step_applied()
+        norm = self._engine.get_global_grad_norm() or 0.0
+        read = [*means, self._total(means), spike.double(), torch.as_tensor(norm).to(sums)]
+        # Where the host waits for the device: once a step, for all it wants to know.
+        *parts, loss, spiked, norm = torch.stack(read).tolist()
+        made = self._engine.was_step_applied()
         bad: Cause | None = None
         if not math.isfinite(loss):
             bad = "loss"
-        elif spike:
+        elif spiked:
             bad = "spike"
         elif not made and not self._scaled:
             bad = "gradient"
@@ -169,13 +177,13 @@ class TrainStep:
         return StepResult(
             loss=loss,
             lr=lr,
-            grad_norm=float(self._engine.get_global_grad_norm() or 0.0) if made else math.inf,
+            grad_norm=norm if made else math.inf,
             num_pairs=num_pairs,
             loss_scale=float(self._engine.optimizer.loss_scale) if self._scaled else None,
             skipped_steps=self._engine.skipped_steps,
             bad=bad,
-            bad_pairs=_to_blame(pairs, bad),
-            **means,
+            bad_pairs=_to_blame(finite, bad),
+            **dict(zip(PARTS, parts, strict=True)),
         )
 
     def _count_overflows(self, made: bool, step: int) -> None:
@@ -203,11 +211,14 @@ def _to_blame(finite: Sequence[Tensor], bad: Cause | None) -> tuple[tuple[int, i
 def to_inputs(
     inputs: Mapping[str, Tensor | None], device: torch.device | str, config: RunConfig
 ) -> dict[str, Any]:
-    """A model's keyword arguments on its device, floating-point ones in its precision."""
+    """A model's keyword arguments on its device, floating-point ones in its precision.
+
+    What the host reads of them (:mod:`gcg.host`) stays where it is.
+    """
     dtype = model_dtype(config)
     return {
         name: value.to(device, dtype if value.is_floating_point() else value.dtype)
-        if isinstance(value, Tensor)
+        if isinstance(value, Tensor) and name not in HOST_INPUTS
         else value
         for name, value in inputs.items()
     }

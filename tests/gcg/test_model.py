@@ -8,7 +8,7 @@ from torch import Tensor
 
 from gcg.build import build_encoders, build_model, encoder_fingerprint, load_tokenizer
 from gcg.config import GCGConfig
-from gcg.model import GCGModel, Grounding, pick
+from gcg.model import GCGModel, Grounding
 
 T, K = 8, 2
 
@@ -138,13 +138,6 @@ def test_training_without_labels_is_refused() -> None:
     batch = {**inputs(), "moments": None}
     with pytest.raises(ValueError, match="gcg label"):
         build_model(config())(**batch)
-
-
-def test_pick_is_the_weighted_sum_of_a_pairs_own_frames() -> None:
-    indicator, frames = torch.rand(3, K, T), torch.randn(2, T, 4, 5)
-    index = torch.tensor([1, 0, 1])
-    expected = torch.einsum("pkt,ptnd->pknd", indicator, frames[index])
-    torch.testing.assert_close(pick(indicator, frames, index), expected)
 
 
 def test_option_scores_are_the_negative_answer_losses() -> None:
