@@ -214,7 +214,7 @@ class CheckpointKeeper:
             )
         if path is None:
             raise CheckpointError(f"{checkpoint.path}: DeepSpeed found no state; delete the folder")
-        keep_adam(self._engine, self._config)
+        keep_adam(self._engine)
         set_rng_state(load(rank_file(checkpoint.path, dist.get_rank()))["rng"])
 
     def _universal(self, checkpoint: Checkpoint) -> Checkpoint:

@@ -189,9 +189,7 @@ def _gradients_3(census: Census, engine: Engine) -> list[Line]:
 
 def _update(census: Census, engine: Engine, *, copied: bool = True) -> list[Line]:
     """The step, AdamW group after group. First each gradient's norm in float64; then the largest
-    group's gradients in float32, and what AdamW computes with: torch's loop over tensors (CPU)
-    holds a root and its quotient, its ``foreach`` form (CUDA) the root, 4 bytes a weight each
-    (``torch/optim/adam.py``)."""
+    group's gradients in float32. AdamW itself, torch's fused one, needs no more."""
     largest = max(total(group) for group in census.groups.values())
     own = share(largest, engine.world)
     one = max(weight.numel for weight in census.weights if weight.trained)
@@ -200,8 +198,6 @@ def _update(census: Census, engine: Engine, *, copied: bool = True) -> list[Line
     if copied:
         name = "largest group's gradients, float32"
         lines.append(Line("update", name, 4 * own, ("update",), 4 * own))
-    temporaries = (4 if engine.cuda else 8) * own
-    lines.append(Line("update", "AdamW's temporaries", temporaries, ("update",), 4 * own))
     return lines
 
 

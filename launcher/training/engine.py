@@ -45,7 +45,6 @@ def engine_profile(config: RunConfig) -> dict[str, Any]:
     )
     # Overlapping needs CUDA streams; gloo on a CPU has none to overlap with.
     profile["zero_optimization"]["overlap_comm"] = config.scale.use_gpu
-    profile["optimizer"]["params"]["fused"] = is_fused(config)
     for part in config.engine.offload:
         profile["zero_optimization"][_OFFLOADED[part]] = {"device": "cpu"}
     return profile
@@ -112,21 +111,13 @@ def import_deepspeed(use_gpu: bool) -> Any:
     return deepspeed
 
 
-def is_fused(config: RunConfig) -> bool:
-    """Whether AdamW makes one pass over memory: torch's fused one, where the host computes it.
-
-    DeepSpeed's own for the host is compiled when it is first needed (docs/training.md).
-    """
-    return "optimizer" in config.engine.offload
-
-
-def keep_adam(engine: Engine, config: RunConfig) -> None:
-    """AdamW's form as this run has it, after groups and states were read from a checkpoint of a run
-    that may have had its optimizer elsewhere."""
+def keep_adam(engine: Engine) -> None:
+    """AdamW's form as the profiles have it, one pass over memory wherever it runs, after groups and
+    states were read from a checkpoint whose optimizer may have had another, or another place."""
     for group in engine.optimizer.param_groups:
-        group["fused"] = is_fused(config)
+        group["fused"] = True
     for state in engine.optimizer.optimizer.state.values():
-        state["step"] = state["step"].cpu()  # counted there in both forms: nobody waits for a GPU
+        state["step"] = state["step"].to(state["exp_avg"].device)
 
 
 def set_learning_rate(engine: Engine, config: RunConfig, step: int) -> float:
