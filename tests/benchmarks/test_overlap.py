@@ -57,5 +57,5 @@ def test_a_real_run_and_its_loader_alone(tmp_path: Path) -> None:
     )
     assert loader_alone(tree) > 0
     tree["optim"]["steps"] = 0
-    with pytest.raises(RuntimeError, match="optim.steps"):
+    with pytest.raises(RuntimeError, match=r"optim\.steps"):
         train(tree)
