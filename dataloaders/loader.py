@@ -51,8 +51,8 @@ class Loader:
         decode_threads: clips decoded at a time.
         decode_timeout_s: a clip that decodes for longer is a bad sample; 0: no limit.
         prefetch_steps: steps held ready at most, which bounds the memory.
-        stage: what is done with a step while the consumer works on the one before. With it one
-            step more is held.
+        stage: what is done with a step while the consumer works on the one before; one of the steps
+            that are held has been through it, and two are held at least.
 
     The position moves when a step is handed over, never on prefetch: ``state_dict`` taken after
     step n, loaded into a new loader at any world size that fits, gives step n + 1 next.
@@ -152,7 +152,8 @@ class Loader:
 
     def _start(self) -> None:
         jobs = self._jobs(*self._position)
-        first = Prefetcher(jobs, threads=self._threads, depth=self._depth)
+        depth = self._depth if self._stage is None else max(1, self._depth - 1)
+        first = Prefetcher(jobs, threads=self._threads, depth=depth)
         self._prefetchers.append(first)
         if self._stage is not None:
             staged = _one_by_one(first, self._stage)

@@ -175,7 +175,7 @@ def test_closing_while_the_stage_waits_for_a_clip_ends_all_threads(
     monkeypatch.setattr(HostDecoder, "__call__", slow)
     monkeypatch.setattr(Prefetcher, "_fill", fill_and_tell)
     stage = Watched()
-    loader = make(clips, stage=stage, decode_threads=1, prefetch_steps=3)
+    loader = make(clips, stage=stage, decode_threads=1, prefetch_steps=4)
     raised: list[BaseException] = []
 
     def wait_for_a_step() -> None:
