@@ -8,7 +8,7 @@ an embedding of width E a frame.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dataloaders.features import FrameFeatures
 from dataloaders.fetch import Frames
+from dataloaders.frame_memory import FrameMemory
 from dataloaders.labels import Label
 from dataloaders.manifest import Question, Video
 from dataloaders.seeds import noise_seed
@@ -147,6 +148,12 @@ class Collator:
 
     texts: TextEncoder
     seed: int
+    _memory: FrameMemory = field(default_factory=FrameMemory, repr=False, compare=False)
+
+    def lengths(self, visits: Sequence[VisitData]) -> list[int]:
+        """Tokens of the longest text of each visit, as the language model reads it."""
+        found = iter(self.texts.lengths([q for visit in visits for q in visit.questions]))
+        return [max((next(found) for _ in visit.questions), default=0) for visit in visits]
 
     def __call__(self, visits: Sequence[VisitData], epoch: int) -> Batch:
         """One batch, its pairs in the order of the visits and of their questions."""
@@ -160,7 +167,7 @@ class Collator:
         seeds = [noise_seed(self.seed, epoch, visits[row].video.id, q.id) for row, q in pairs]
         words: dict[str, Any] = {**self.texts.asked(questions), **self.texts.answered(questions)}
         return Batch(
-            pixel_values=_stacked([visit.pixels for visit in visits]),
+            pixel_values=_stacked([visit.pixels for visit in visits], self._memory),
             frame_tokens=_stacked([f.tokens if f else None for f in features]),
             frame_embeddings=_stacked([f.embeddings if f else None for f in features]),
             video_index=torch.tensor([row for row, _ in pairs], dtype=torch.int64),
@@ -192,10 +199,11 @@ def _meta(visits: Sequence[VisitData], pairs: Sequence[tuple[int, Question]]) ->
     )
 
 
-def _stacked(frames: Sequence[Tensor | None]) -> Tensor | None:
+def _stacked(frames: Sequence[Tensor | None], memory: FrameMemory | None = None) -> Tensor | None:
     """One tensor of all visits' frames; None where they have none. A data set has one kind.
 
-    Frames that were decoded side by side into one piece of memory are not copied.
+    Frames that were decoded side by side into one piece of memory are not copied. Others are, on
+    the host to ``memory``.
     """
     there = [each for each in frames if each is not None]
     assert len(there) in (0, len(frames))
@@ -205,7 +213,9 @@ def _stacked(frames: Sequence[Tensor | None]) -> Tensor | None:
     if all(_lies_at(each, first, k * step) for k, each in enumerate(there)):
         shape, strides = (len(there), *first.shape), (step, *first.stride())
         return first.as_strided(shape, strides, first.storage_offset())
-    return torch.stack(there)
+    if memory is None or first.device.type != "cpu":
+        return torch.stack(there)
+    return torch.stack(there, out=memory.take((len(there), *first.shape)))
 
 
 def _lies_at(frames: Tensor, first: Tensor, offset: int) -> bool:

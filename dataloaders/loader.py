@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor
 
-from dataloaders.batch import Batch, Collator, VisitData
+from dataloaders.assemble import Assembler, Loaded, Stage, StepBatch
+from dataloaders.batch import Collator, VisitData
 from dataloaders.errors import DataError
 from dataloaders.fetch import ClipDecoder, make_fetcher
 from dataloaders.labels import LabelSet
@@ -30,26 +30,6 @@ STATE_VERSION = 1
 MAX_REPLACEMENTS = 8
 
 
-@dataclass(frozen=True)
-class StepBatch:
-    """A rank's part of one global batch, in micro-batches."""
-
-    epoch: int
-    step: int
-    micro: list[Batch]
-
-    @property
-    def num_pairs(self) -> int:
-        """Question-video pairs of this rank; sum over ranks for the global number."""
-        return sum(batch.num_pairs for batch in self.micro)
-
-
-class _Loaded(NamedTuple):
-    data: VisitData | None  # None: every replacement was bad too
-    bad: list[BadSample]
-    data_name: str
-
-
 class Loader:
     """Yields ``StepBatch`` for step after step and epoch after epoch, without end.
 
@@ -61,7 +41,8 @@ class Loader:
         num_frames: T, frames sampled of each clip.
         rank: of this process.
         world_size: how many there are; it must divide the plan's streams.
-        micro_batch: visits of one forward pass; by default the rank's whole part.
+        micro_batch: visits of one forward pass; by default the rank's whole part. Of the rank's
+            part those with texts of like length are put together (:mod:`dataloaders.bucketing`).
         contrast_group: consecutive visits of the global batch that are each other's negatives;
             they may lie in several micro-batches and on several ranks. A video that is in a group
             twice (or replaces a bad one in it) leaves the group the second time.
@@ -70,6 +51,8 @@ class Loader:
         decode_threads: clips decoded at a time.
         decode_timeout_s: a clip that decodes for longer is a bad sample; 0: no limit.
         prefetch_steps: steps held ready at most, which bounds the memory.
+        stage: what is done with a step while the consumer works on the one before; one of the steps
+            that are held has been through it, and two are held at least.
 
     The position moves when a step is handed over, never on prefetch: ``state_dict`` taken after
     step n, loaded into a new loader at any world size that fits, gives step n + 1 next.
@@ -97,6 +80,7 @@ class Loader:
         decode_threads: int = 4,
         decode_timeout_s: float = DECODE_TIMEOUT_S,
         prefetch_steps: int = 2,
+        stage: Stage | None = None,
     ):
         check_layout(
             num_streams=plan.num_streams,
@@ -110,18 +94,25 @@ class Loader:
         self._streams = plan.streams_of(rank, world_size)
         self._source = source
         self._plan = plan
-        self._collate = collate
         self._fetcher = make_fetcher(source, labels, num_frames, decoder, decode_timeout_s)
         self._num_frames = num_frames
         self._rank = rank
         self._world_size = world_size
-        self._micro_batch = micro_batch or plan.global_batch // world_size
         self._contrast_group = contrast_group
         self.quarantine = quarantine if quarantine is not None else Quarantine()
+        size = micro_batch or plan.global_batch // world_size
+        # Otherwise groups span micro-batches anyway, or consecutive visits are of several groups.
+        whole = size % contrast_group == 0 and (world_size == 1 or plan.share % contrast_group == 0)
+        num_groups = plan.global_batch // contrast_group
+        self._assemble = Assembler(
+            collate, self.quarantine, size, contrast_group, whole, num_groups
+        )
         self._threads = decode_threads
         self._depth = prefetch_steps
         self._position = (0, 0)
-        self._prefetcher: Prefetcher[StepBatch] | None = None
+        self._stage = stage
+        # The last of them hands over; each takes from the one before.
+        self._prefetchers: list[Prefetcher[StepBatch]] = []
         self.last_wait_s = 0.0
         leftover = plan.leftover(0)
         if leftover * 10 > plan.total_visits:
@@ -149,13 +140,24 @@ class Loader:
 
     def __next__(self) -> StepBatch:
         """The next step. ``last_wait_s`` is then the seconds the caller waited for it."""
-        if self._prefetcher is None:
-            jobs = self._jobs(*self._position)
-            self._prefetcher = Prefetcher(jobs, threads=self._threads, depth=self._depth)
-        batch = next(self._prefetcher)
-        self.last_wait_s = self._prefetcher.last_wait_s
+        if not self._prefetchers:
+            self._start()
+        last = self._prefetchers[-1]
+        batch = next(last)
+        self.last_wait_s = last.last_wait_s
+        if self._stage is not None:
+            self._stage.receive(batch)
         self._position = self._plan.advance(batch.epoch, batch.step)
         return batch
+
+    def _start(self) -> None:
+        jobs = self._jobs(*self._position)
+        depth = self._depth if self._stage is None else max(1, self._depth - 1)
+        first = Prefetcher(jobs, threads=self._threads, depth=depth)
+        self._prefetchers.append(first)
+        if self._stage is not None:
+            staged = _one_by_one(first, self._stage)
+            self._prefetchers.append(Prefetcher(staged, threads=1, depth=1, name="stage"))
 
     def _jobs(self, epoch: int, step: int) -> Iterator[Job[StepBatch]]:
         # A step whose clips are not all read yet may still need the shards of the one before.
@@ -185,7 +187,7 @@ class Loader:
 
     def _load(
         self, epoch: int, step: int, position: int, visit: Visit, room: Tensor | None
-    ) -> _Loaded:
+    ) -> Loaded:
         """One visit, or a replacement that depends on nothing but its place in the run."""
         bad: list[BadSample] = []
         name = self._fetcher.data_name(visit.shard)
@@ -200,47 +202,10 @@ class Loader:
                 visit_data = VisitData.of(
                     video, questions, labels, clip.frames, group=group, position=position
                 )
-                return _Loaded(visit_data, bad, name)
+                return Loaded(visit_data, bad, name)
             bad.append(clip)
             visit = self._plan.replacement(epoch, step, position, attempt)
-        return _Loaded(None, bad, name)
-
-    def _assemble(self, epoch: int, step: int, loaded: list[_Loaded]) -> StepBatch:
-        visits: list[VisitData] = []
-        for data, bad, name in loaded:
-            for sample in bad:
-                self.quarantine.bad(sample)
-            if data is None:
-                raise DataError(
-                    f"{name}: epoch {epoch}, step {step}: {len(bad)} clips tried for "
-                    f"one visit and all bad (last: {bad[-1].shard}: {bad[-1].key}: "
-                    f"{bad[-1].reason}); repair the data and run `gcg pack` again"
-                )
-            self.quarantine.good(name)
-            visits.append(data)
-        visits = self._separate_twins(visits)
-        micro = [
-            self._collate(visits[i : i + self._micro_batch], epoch)
-            for i in range(0, len(visits), self._micro_batch)
-        ]
-        return StepBatch(epoch, step, micro)
-
-    def _separate_twins(self, visits: Sequence[VisitData]) -> list[VisitData]:
-        """Take a video's second visit in a contrast group out of it: its frames are no negatives
-        for the same video.
-
-        The new number depends on the global batch alone, also where the group spans ranks: a video
-        is in one shard, a shard in one stream, a stream on one rank, so the other visit is here.
-        (A video that several sets of a mixture have can be on two ranks: it is then taken for two.)
-        """
-        num_groups = self._plan.global_batch // self._contrast_group
-        seen: dict[tuple[int, str], int] = {}
-        out = []
-        for visit in visits:
-            times = seen.setdefault((visit.group, visit.video.id), 0)
-            seen[visit.group, visit.video.id] += 1
-            out.append(replace(visit, group=visit.group + times * num_groups))
-        return out
+        return Loaded(None, bad, name)
 
     def _fingerprint(self) -> dict[str, Any]:
         return {
@@ -289,9 +254,10 @@ class Loader:
 
     def close(self) -> None:
         """End the threads; iterating again goes on at ``position``."""
-        if self._prefetcher is not None:
-            self._prefetcher.close()
-            self._prefetcher = None
+        # From the first on: the others then wait for nothing.
+        for prefetcher in self._prefetchers:
+            prefetcher.close()
+        self._prefetchers.clear()
         self._fetcher.close()
 
     def __enter__(self) -> Loader:
@@ -299,3 +265,8 @@ class Loader:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _one_by_one(steps: Prefetcher[StepBatch], stage: Stage) -> Iterator[Job[StepBatch]]:
+    while True:
+        yield Job([partial(next, steps)], lambda batches: stage.prepare(batches[0]))

@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -47,7 +48,8 @@ class Prefetcher(Generic[T]):
         if not self._pending:
             raise StopIteration
         result = self._pending[0][0].result()
-        self._pending.popleft()
+        with suppress(IndexError):  # closed meanwhile, by another thread
+            self._pending.popleft()
         self.last_wait_s = time.perf_counter() - started
         self._fill()
         return result
@@ -68,9 +70,12 @@ class Prefetcher(Generic[T]):
                 self._pending.append((self._joiner.submit(_join, job.join, parts), parts))
 
     def close(self) -> None:
-        """Drop what was not handed over and wait for the threads; may be called twice."""
+        """Drop what was not handed over and wait for the threads; may be called twice.
+
+        A thread that waits for a result meanwhile gets a ``CancelledError``.
+        """
         self._exhausted = True
-        for joined, parts in self._pending:
+        for joined, parts in list(self._pending):
             joined.cancel()
             for part in list(parts):
                 part.cancel()

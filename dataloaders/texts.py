@@ -27,3 +27,8 @@ class TextEncoder(Protocol):
     def descriptions(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Event descriptions (P, L): ids and mask."""
         ...
+
+    def lengths(self, questions: Sequence[Question]) -> Sequence[int]:
+        """Tokens that the language model reads of each question: questions of like length are put
+        together."""
+        ...

@@ -15,6 +15,7 @@ from torch import Tensor
 from gcg.answering import IGNORED
 from gcg.config import GCGConfig
 from gcg.errors import ModelError
+from gcg.presets import resolve_preset
 from gcg.profiles import resolve_profile
 from gcg.text_codes import RoleTokens, fill
 from gcg.tokens import TokenSet
@@ -105,6 +106,7 @@ class QuestionEncoder:
         answer: of the LLM, for its labels (with its end token).
         template: how prompts and answers are written.
         answer_texts: whether options and answers go to the text tower, too.
+        one_row: whether the LLM reads prompt and answer in one row, as decoder-only ones do.
     """
 
     clip: RoleTokens
@@ -113,6 +115,7 @@ class QuestionEncoder:
     answer: RoleTokens
     template: PromptTemplate
     answer_texts: bool = False
+    one_row: bool = False
 
     def asked(self, questions: Sequence[Asked]) -> dict[str, Tensor | None]:
         """What the model is asked.
@@ -162,6 +165,15 @@ class QuestionEncoder:
         """Event descriptions for the text tower: ids (P, Ld) and their mask."""
         return self.clip.padded(texts)
 
+    def lengths(self, questions: Sequence[Answered]) -> list[int]:
+        """Tokens of each question in the row that the LLM reads, its soft prompt left out."""
+        texts = [self.template.prompt(question) for question in questions]
+        lengths = [len(row) for row in self.prompt.rows(texts)]
+        if not self.one_row:
+            return lengths
+        right = self.answer.rows([self.template.right(question) for question in questions])
+        return [length + len(row) for length, row in zip(lengths, right, strict=True)]
+
     def _option_labels(self, questions: Sequence[Asked]) -> Tensor | None:
         if all(question.options is None for question in questions):
             return None
@@ -186,6 +198,7 @@ def question_encoder(config: GCGConfig, tokens: TokenSet) -> QuestionEncoder:
         answer=tokens.answer,
         template=PromptTemplate(multiple_choice=config.llm.prompt, open_ended=config.llm.prompt),
         answer_texts=resolve_profile(config).pooled_texts,
+        one_row=not resolve_preset(config).llm.is_encoder_decoder,
     )
 
 

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-_ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[2]
 
 
 def cpu_seconds() -> float:
@@ -46,14 +46,14 @@ class Child:
     """
 
     def __init__(self, module: str, arguments: Sequence[str], sites: Sequence[Path] = ()) -> None:
-        paths = [str(_ROOT), *map(str, sites)]
+        paths = [str(ROOT), *map(str, sites)]
         self._process = subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            cwd=_ROOT,
+            cwd=ROOT,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"},
         )
         try:

@@ -85,7 +85,7 @@ def loop(folder: Path, questions_per_visit: int, num_frames: int, steps: int) ->
 
 
 def _ready(loader: Any) -> None:
-    for ahead, _ in loader._prefetcher._pending:
+    for ahead, _ in loader._prefetchers[-1]._pending:
         ahead.result()
 
 

@@ -44,21 +44,26 @@ class Meter:
         """Forget the steps since the last logged one."""
         self._last: StepResult | None = None
         self._seconds: list[float] = []
-        self._wait_s = self._flops = 0.0
+        self._wait_s = self._loader_s = self._flops = 0.0
         self._pairs = 0
         if self._device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self._device)
 
-    def add(self, result: StepResult, wait_s: float, step_s: float, flops: float) -> None:
+    def add(
+        self, result: StepResult, wait_s: float, step_s: float, flops: float, loader_s: float = 0.0
+    ) -> None:
         """A step was made.
 
         Args:
             wait_s: seconds until all ranks had their batch; ``step_s``: of the step after that.
             flops: of this rank's micro-batches.
+            loader_s: of ``wait_s``, what this rank waited for its own loader; the rest is waiting
+                for other ranks, and agreeing with them.
         """
         self._last = result
         self._seconds.append(wait_s + step_s)
         self._wait_s += wait_s
+        self._loader_s += loader_s
         self._flops += flops
         self._pairs += result.num_pairs
 
@@ -89,6 +94,7 @@ class Meter:
         return {
             "pairs_per_s": round(self._pairs / total, 3),
             "data_wait_s": round(self._wait_s / count, 4),
+            "loader_wait_s": round(self._loader_s / count, 4),
             "data_wait_share": round(self._wait_s / total, 4),
             "step_s": round(total / count, 4),
             **{f"step_p{p}_s": round(percentile(self._seconds, p), 4) for p in _PERCENTILES},

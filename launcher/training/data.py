@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+from dataloaders.assemble import Stage
 from dataloaders.feature_reader import FeatureReader, feature_info
 from dataloaders.fetch import ClipDecoder, HostDecoder
 from dataloaders.labels import LabelSet
@@ -158,12 +159,18 @@ def build_decoder(
 
 
 def build_loader(
-    config: RunConfig, parts: Parts, rank: int, world_size: int, quarantine: Path
+    config: RunConfig,
+    parts: Parts,
+    rank: int,
+    world_size: int,
+    quarantine: Path,
+    stage: Stage | None = None,
 ) -> tuple[Source, Loader]:
     """The packed data and the loader of one rank's batches. Close both, the loader first.
 
     Args:
         quarantine: file to list this rank's unreadable clips in.
+        stage: of the loader.
 
     Raises:
         DataError: the data or its labels cannot be used for this run.
@@ -190,5 +197,6 @@ def build_loader(
         decode_threads=data.decode_threads,
         decode_timeout_s=data.decode_timeout_s,
         prefetch_steps=data.prefetch_steps,
+        stage=stage,
     )
     return source, loader

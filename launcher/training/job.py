@@ -38,6 +38,7 @@ from launcher.training.guard import Guard
 from launcher.training.rng import seed_everything
 from launcher.training.sharded import build_for_engine
 from launcher.training.step import TrainStep
+from launcher.training.upload import build_upload
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +116,9 @@ def build_job(
     seed_everything(config.run.seed)
     parts = build_parts(config.model, together(lambda: build_for_engine(config)))
     source, loader = together(
-        lambda: build_loader(config, parts, rank, world_size, folder.quarantine(rank))
+        lambda: build_loader(
+            config, parts, rank, world_size, folder.quarantine(rank), build_upload(config)
+        )
     )
     engine = build_engine(parts.model, config)
     keeper = CheckpointKeeper(

@@ -53,7 +53,7 @@ def train(job: Job, done: int) -> None:
             done = back
             meter.restart()
             continue
-        meter.add(result, wait_s, step_s, job.cost(batch.micro))
+        meter.add(result, wait_s, step_s, job.cost(batch.micro), job.loader.last_wait_s)
         last = done == config.optim.steps
         if last or done % config.log.every == 0:
             note(job, done, turn)

@@ -12,11 +12,17 @@ from typing import Any
 import pytest
 import torch
 
+from gcg.build import build_model
 from launcher.api import export, predict
 from launcher.config import RunConfig, parse_run_config
 from launcher.observe.runlog import read_metrics
 from launcher.predict.predictor import Predictor
 from launcher.storage.run_folder import RunFolder, read_json
+from launcher.training.build import build_parts
+from launcher.training.data import build_loader
+from launcher.training.engine import model_dtype
+from launcher.training.step import to_inputs
+from launcher.training.upload import Upload
 from launcher.training.worker import run_worker
 from tests.gcg.weights.checkpoints import Sizes, make_llm
 from tests.spawn import run_ranks
@@ -124,6 +130,36 @@ def test_resuming_gives_the_same_losses_bit_for_bit(packed: Path, tmp_path: Path
     assert [(row["step"], row["loss"], row["grad_norm"]) for row in logged(config)] == [
         (row["step"], row["loss"], row["grad_norm"]) for row in whole
     ]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_uploaded_inputs_are_those_of_the_step(packed: Path, tmp_path: Path, precision: str):
+    """On a stream of their own, cast on the way, and without a moment's wait of the host."""
+    config = make(packed, tmp_path, "upload", engine={"precision": precision, "micro_batch": 2})
+    parts = build_parts(config.model, build_model(config.model, config.run.seed))
+    device = torch.device("cuda", 0)
+    upload = Upload(device, model_dtype(config))
+    source, loader = build_loader(config, parts, 0, 1, tmp_path / "quarantine.jsonl")
+    with source, loader:
+        steps = [next(loader) for _ in range(3)]
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        staged = [upload.prepare(step) for step in steps]
+        for step in staged:
+            upload.receive(step)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    for step, own in zip(staged, steps, strict=True):
+        for micro, plain in zip(step.micro, own.micro, strict=True):
+            found = micro.model_inputs()
+            wanted = to_inputs(plain.model_inputs(), device, config)
+            assert found.keys() == wanted.keys()
+            for name, tensor in wanted.items():
+                other = found[name]
+                assert (tensor is None) == (other is None)
+                if tensor is not None and other is not None:
+                    assert (other.device, other.dtype) == (tensor.device, tensor.dtype)
+                    assert torch.equal(other, tensor), name
 
 
 class Lost(BaseException):

@@ -196,7 +196,8 @@ def check_equal(whole: RunConfig, killed: RunConfig) -> None:
 
 def figures(folder: RunFolder) -> list[dict[str, Any]]:
     """All that was logged but times and places: each step once, with equal figures."""
-    clocks = {"time", "pairs_per_s", "data_wait_s", "data_wait_share", "seconds", "goodput"}
+    clocks = {"time", "pairs_per_s", "data_wait_s", "loader_wait_s", "data_wait_share"}
+    clocks |= {"seconds", "goodput"}
     clocks |= {f"step_{part}s" for part in ("", "p50_", "p90_", "p99_", "max_")}
     clocks |= {"rss_gb", "mfu", "bad_share"}
     rows = [row for row in read_metrics(folder.metrics) if row["kind"] in ("train", "val")]
