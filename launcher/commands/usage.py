@@ -40,7 +40,8 @@ EXAMPLES = {
     "push": "gcg push models/demo you/gcg-demo\ngcg push models/demo you/gcg-demo --publish",
     "predict": 'gcg predict clip.mp4 "what does the boy do" --model models/demo --strip strip.png\n'
     "gcg predict questions.jsonl --model models/demo --out answers.jsonl",
-    "demo-ui": "gcg demo-ui runs/uniform runs/grounding runs/oracle --split test",
+    "demo-ui": "gcg demo-ui runs/uniform runs/grounding runs/oracle --split test\n"
+    "gcg demo-ui models/demo --data data/test",
     "completion": "gcg completion bash > ~/.local/share/bash-completion/completions/gcg",
 }
 # Said once for all commands that have them.

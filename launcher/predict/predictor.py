@@ -12,7 +12,7 @@ import torch
 from gcg.config import Mode
 from gcg.errors import ModelError
 from gcg.model import GCGModel
-from gcg.processor import GCGProcessor, Prediction
+from gcg.processor import GCGProcessor, Prediction, event
 from gcg.questions import Query
 from gcg.saved import CONFIG
 from launcher.export.run import Weights, open_run
@@ -22,10 +22,12 @@ from launcher.storage.places import run_place
 
 @dataclass(frozen=True)
 class Asked:
-    """A question about a clip; ``answer`` is the right one, which mode ``oracle`` needs."""
+    """A question about a clip; ``answer`` is the right one, which mode ``oracle`` needs, and
+    ``statement`` says what happened where the two together do not say it well."""
 
     query: Query
     answer: str | None = None
+    statement: str | None = None
 
 
 @dataclass(frozen=True)
@@ -109,12 +111,14 @@ class Predictor:
         pairs = [(row, each) for row, own in enumerate(asked) for each in own]
         events = None
         if self.mode == "oracle":
-            events = [each.answer for _, each in pairs if each.answer]
-            if len(events) < len(pairs):
+            if not all(each.answer for _, each in pairs):
                 raise ModelError(
                     "mode = oracle: peeks at the right answer to find its moment; give it with "
                     "--answer, or choose another mode"
                 )
+            events = [
+                each.statement or event(each.query.question, each.answer or "") for _, each in pairs
+            ]
         inputs = self.processor.batch(
             torch.stack([clip.pixels for clip in clips]),
             [row for row, _ in pairs],
@@ -138,6 +142,11 @@ class Predictor:
         ]
 
 
+def is_run(at: Path) -> bool:
+    """Whether a place is the folder of a run, not of an exported model."""
+    return (at / "config.yaml").is_file() and not (at / CONFIG).is_file()
+
+
 def load_model(
     place: str | Path,
     weights: Weights = "final",
@@ -145,8 +154,8 @@ def load_model(
     dtype: torch.dtype = torch.float32,
 ) -> tuple[GCGModel, GCGProcessor]:
     """The model of an exported folder, a hub name, a run's folder or its URL."""
-    at = run_place(str(place))
-    if (at / "config.yaml").is_file() and not (at / CONFIG).is_file():
+    at = run_place(place)
+    if is_run(at):
         run = open_run(at, weights)
         return run.model(dtype, device), GCGProcessor(run.config.model.served())
     model = GCGModel.from_pretrained(place, dtype=dtype, device=device)
