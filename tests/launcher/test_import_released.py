@@ -114,9 +114,7 @@ def test_what_does_not_fit_is_said_setting_by_setting(
     good = checkpoint(tmp_path / "good.pth")
     part = {n: v for n, v in good.items() if "pool" not in n}
     torch.save(part, tmp_path / "part.pth")
-    torch.save(
-        {n: v for n, v in good.items() if "embedding.1" not in n}, tmp_path / "less.pth"
-    )
+    torch.save({n: v for n, v in good.items() if "embedding.1" not in n}, tmp_path / "less.pth")
     flat = "position_v.position_embeddings.weight"
     torch.save({**good, flat: torch.zeros(4)}, tmp_path / "flat.pth")
     (wide,) = (n for n in good if n.endswith("layer.0.ffn.lin1.weight"))
