@@ -167,6 +167,18 @@ def test_models_that_were_exported(
     assert one.example["row"] == other.example["row"]
 
 
+def test_an_upload_that_is_a_playlist_opens_nothing(client: Any, clip: Path) -> None:
+    lists = {
+        "a.m3u8": f"#EXTM3U\n#EXTINF:1,\n{clip}\n#EXT-X-ENDLIST\n",
+        "a.txt": f"ffconcat version 1.0\nfile '{clip}'\n",
+    }
+    for name, text in lists.items():
+        data = {"question": "What?", "upload": (io.BytesIO(text.encode()), name)}
+        response = client.post("/ask", data=data)
+        assert response.status_code == 400
+        assert f"{name}: " in text_of(response)
+
+
 def test_an_upload_that_is_too_large(asker: Asker) -> None:
     app = build_app(asker, None)
     app.config["MAX_CONTENT_LENGTH"] = 1000
