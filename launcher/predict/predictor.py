@@ -101,24 +101,32 @@ class Predictor:
         model, processor = load_model(place, weights, device, dtype)
         return cls(model, processor, mode)
 
+    def events(self, asked: Sequence[Asked]) -> list[str] | None:
+        """What mode oracle looks for, a sentence a question; None in other modes.
+
+        Raises:
+            ModelError: a question without its answer, or one that says nothing.
+        """
+        if self.mode != "oracle":
+            return None
+        for each in asked:
+            if not each.answer:
+                raise ModelError(
+                    f"question {each.query.question[:60]!r}: mode = oracle peeks at the right "
+                    "answer to find its moment; give it with --answer, or as a line's answer, or "
+                    "choose another mode"
+                )
+        return [each.statement or event(each.query.question, each.answer or "") for each in asked]
+
     def __call__(self, clips: Sequence[LoadedClip], asked: Sequence[Sequence[Asked]]) -> list[Said]:
         """Ask all at once; ``asked[i]`` are the questions about ``clips[i]``. Answers come in that
         order.
 
         Raises:
-            ModelError: mode oracle, and a question without its answer.
+            ModelError: as :meth:`events`.
         """
         pairs = [(row, each) for row, own in enumerate(asked) for each in own]
-        events = None
-        if self.mode == "oracle":
-            if not all(each.answer for _, each in pairs):
-                raise ModelError(
-                    "mode = oracle: peeks at the right answer to find its moment; give it with "
-                    "--answer, or choose another mode"
-                )
-            events = [
-                each.statement or event(each.query.question, each.answer or "") for _, each in pairs
-            ]
+        events = self.events([each for _, each in pairs])
         inputs = self.processor.batch(
             torch.stack([clip.pixels for clip in clips]),
             [row for row, _ in pairs],
