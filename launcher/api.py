@@ -74,7 +74,7 @@ def evaluate(
         weights: ``final``, ``best`` or ``last``.
 
     Returns:
-        Figures by mode (by the folder's name where modes repeat): shares in [0, 1] as
+        Figures by the run's mode (:func:`launcher.evaluation.names.named`): shares in [0, 1] as
         :func:`launcher.evaluation.scores.summarise` describes them, ``accuracy``, ``miop``, ....
 
     Raises:

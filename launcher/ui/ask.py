@@ -7,7 +7,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from launcher.config import load_run_config
 from launcher.config.data import TrainSet
 from launcher.errors import UserError
 from launcher.evaluation.evaluate import Split
+from launcher.evaluation.names import named
 from launcher.evaluation.normalise import normalise_answer
 from launcher.evaluation.rows import Header, Row
 from launcher.export.run import Weights
@@ -151,24 +152,22 @@ def _load(places: Sequence[str | Path], weights: Weights) -> list[_Model]:
     for place in places:
         try:
             model, processor = load_model(place, weights)
-            found.append((place, Predictor(model, processor), processor))
+            found.append((Predictor(model, processor), processor))
         except (UserError, ModelError) as error:
             lines = error.lines
             problems += [line if str(place) in line else f"{place}: {line}" for line in lines]
     if problems:
         raise UserError(problems)
-    modes = [own.mode for _, own, _ in found]
-    folders = [Path(place).name for place in places]
+    names = named([own.mode for own, _ in found], [PurePath(place) for place in places])
     return [
         _Model(
-            own.mode if modes.count(own.mode) == 1
-            else folder if folders.count(folder) == 1 else str(place),
+            name,
             own,
             Predictor(own.model, processor, "oracle"),
             ClipReader(processor, keep_frames=True),
         )
-        for folder, (place, own, processor) in zip(folders, found, strict=True)
-    ]  # fmt: skip
+        for name, (own, processor) in zip(names, found, strict=True)
+    ]
 
 
 def _clips_of(places: Sequence[str | Path], split: Split) -> ShardSource | None:
