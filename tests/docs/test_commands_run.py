@@ -98,6 +98,7 @@ def served(words: list[str], place: Path) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # the first one makes the folder: three trainings
 @pytest.mark.parametrize("shown", TO_RUN, ids=str)
 def test_it_does_what_the_page_says(shown: Shown, place: Path) -> None:
     words = here(shown)

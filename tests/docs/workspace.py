@@ -47,7 +47,7 @@ def make_workspace(place: Path) -> None:
     }  # fmt: skip
     subprocess.run(
         ["make", "-f", ROOT / "Makefile", "demo", *(f"{k}={v}" for k, v in demo.items())],
-        cwd=place, env=environment(place), check=True, timeout=280,
+        cwd=place, env=environment(place), check=True, timeout=500,
     )  # fmt: skip
     corpus = place / "runs" / "demo" / "corpus"
     videos = [*read_manifest(corpus / "train.jsonl")]

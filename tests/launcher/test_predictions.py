@@ -59,6 +59,12 @@ def test_runs_that_are_called_alike_keep_apart(
     folders = [trained_run(packed, tmp_path / place).folder for place in ("a", "b")]
     assert [folder.name for folder in folders] == ["test", "test"]
     command = ["eval", *map(str, folders), "--split", "val", "--json"]
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path, tmp_path / "file" / "x.json"):
+        assert main([*command, "--out", str(out)]) == 2
+        said = capsys.readouterr()
+        assert said.err.startswith(f"error: --out {out}: ")
+        assert "answering" not in said.err
     assert main([*command, "--write-predictions", str(tmp_path / "said")]) == 0
     found = json.loads(capsys.readouterr().out)
     assert {name: each["run"] for name, each in found.items()} == {
