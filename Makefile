@@ -7,6 +7,11 @@ DEMO := runs/demo
 SPLITS := train val test
 MODES := uniform grounding oracle
 JOBS ?= 2
+# Of the demo; tests give less of each, and other settings.
+DEMO_VIDEOS ?= 220
+DEMO_QUESTIONS ?= 12
+DEMO_SHARDS ?= 16
+DEMO_SETS ?=
 
 .PHONY: setup demo test test-slow test-cluster test-examples docs check format clean
 
@@ -22,11 +27,11 @@ $(STAMP): pyproject.toml constraints.txt
 
 # Every stage keeps what it finds finished, so an interrupted demo goes on where it was.
 demo: setup
-	$(BIN)/gcg sample-data $(DEMO)/corpus --videos 220 --questions-per-video 12
-	$(BIN)/gcg pack $(SPLITS:%=$(DEMO)/corpus/%.jsonl) $(DEMO)/shards --min-shards 16
+	$(BIN)/gcg sample-data $(DEMO)/corpus --videos $(DEMO_VIDEOS) --questions-per-video $(DEMO_QUESTIONS)
+	$(BIN)/gcg pack $(SPLITS:%=$(DEMO)/corpus/%.jsonl) $(DEMO)/shards --min-shards $(DEMO_SHARDS)
 	$(BIN)/gcg label $(SPLITS:%=$(DEMO)/shards/%) --config examples/demo.yaml
 	for mode in $(MODES); do \
-	  $(BIN)/gcg train examples/demo.yaml --set run.name=$$mode --set model.mode=$$mode || exit $$?; \
+	  $(BIN)/gcg train examples/demo.yaml --set run.name=$$mode --set model.mode=$$mode $(DEMO_SETS) || exit $$?; \
 	done
 	$(BIN)/gcg eval $(MODES:%=$(DEMO)/%) --split test --out $(DEMO)/results.json
 	@echo "clips $(DEMO)/corpus, shards $(DEMO)/shards, runs $(MODES:%=$(DEMO)/%)"
@@ -43,9 +48,9 @@ test-slow: setup
 test-cluster: setup
 	$(BIN)/python -m pytest -s -m slow tests/cluster/test_end_to_end.py
 
-# The scripts of examples/ as they stand, on real clips; some minutes.
+# The scripts of examples/ as they stand, on real clips, and the commands of the pages; some minutes.
 test-examples: setup
-	$(BIN)/python -m pytest -s -m slow tests/examples/test_scripts.py
+	$(BIN)/python -m pytest -s -m slow tests/examples/test_scripts.py tests/docs/test_commands_run.py
 
 # The pages as a site, in build/site.
 docs: setup

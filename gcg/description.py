@@ -35,17 +35,17 @@ def describe(question: str, answer: str) -> str:
 
     Raises ValueError when the question or the answer is empty.
     """
-    text, answer = _clean(question), _clean(answer)
-    if not text or not answer:
+    text, said = _clean(question), _clean(answer)
+    if not text or not said:
         raise ValueError(f"question {question!r} with answer {answer!r}: neither may be empty")
     for pattern, form in _FORMS:
         found = pattern.fullmatch(text)
         if found:
             parts = {name: value or "" for name, value in found.groupdict().items()}
-            text = form.format(answer=answer, **parts)
+            text = form.format(answer=said, **parts)
             break
     else:
-        text = f"{text} {answer}"
+        text = f"{text} {said}"
     return text[0].upper() + text[1:] + "."
 
 

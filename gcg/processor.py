@@ -33,7 +33,8 @@ class Prediction:
     answer the geometric mean of its tokens' probabilities (not calibrated: it orders answers).
     ``probabilities``: of all options, or None. ``weights``: of the T frames, 1 at the heaviest.
     ``selected``: the K frames it was answered from. ``span``: start and end of what it is about, in
-    seconds, None where the clip's duration is unknown.
+    seconds, None where the clip's duration is unknown. ``centers``: of the Gaussians, in [0, 1];
+    none where it looks without.
     """
 
     answer: str
@@ -42,6 +43,7 @@ class Prediction:
     weights: list[float]
     selected: list[int]
     span: tuple[float, float] | None
+    centers: list[float]
 
 
 class GCGProcessor:
@@ -89,7 +91,7 @@ class GCGProcessor:
 
         Args:
             frames: T frames, uint8 RGB: (T, H, W, 3), or a list of (H, W, 3) arrays or images; or
-                float32 (T, 3, S, S), which are pixel values already.
+                a float tensor (T, 3, S, S), which are pixel values already.
             questions: one, or P.
             options: of one question a list of texts; of P a list of those, None for an open one.
             answers: the right ones, P: mode ``oracle`` looks for the frames that show them.
@@ -99,19 +101,25 @@ class GCGProcessor:
             ``option_ids`` (P, O, L) or None.
 
         Raises:
-            ModelError: another number of frames, or no questions, or options that do not fit.
+            ModelError: another number of frames, or no questions, or options or answers that do not
+                fit.
         """
         asked = queries(questions, options)
-        if answers is not None and len(answers) != len(asked):
-            raise ModelError(f"answers: {len(answers)} for {len(asked)} questions; give one each")
-        return self.batch(self._pixels(frames).unsqueeze(0), [0] * len(asked), asked, answers)
+        events = None
+        if answers is not None:
+            if len(answers) != len(asked):
+                raise ModelError(
+                    f"answers: {len(answers)} for {len(asked)} questions; give one each"
+                )
+            events = [event(q.question, a) for q, a in zip(asked, answers, strict=True)]
+        return self.batch(self._pixels(frames).unsqueeze(0), [0] * len(asked), asked, events)
 
     def batch(
         self,
         pixels: Tensor,
         video_index: Sequence[int],
         asked: Sequence[Query],
-        answers: Sequence[str] | None = None,
+        events: Sequence[str] | None = None,
     ) -> dict[str, Tensor | None]:
         """As a call, for several clips at once.
 
@@ -119,15 +127,14 @@ class GCGProcessor:
             pixels: (V, T, 3, S, S) float32, of :func:`gcg.pixels.pixel_values`.
             video_index: for each of P questions, which clip it is about.
             asked: the questions with their options.
-            answers: as in a call.
+            events: what happened, a sentence each (:func:`event`), which mode ``oracle`` looks for.
         """
         inputs: dict[str, Tensor | None] = {
             "pixel_values": pixels,
             "video_index": torch.tensor(video_index, dtype=torch.int64),
             **self.texts.asked(asked),
         }
-        if answers is not None:
-            events = [describe(q.question, a) for q, a in zip(asked, answers, strict=True)]
+        if events is not None:
             ids, mask = self.texts.descriptions(events)
             inputs |= {"description_ids": ids, "description_mask": mask}
         return inputs
@@ -144,7 +151,15 @@ class GCGProcessor:
             answers: of :meth:`gcg.model.GCGModel.answer`.
             options: of each of the P questions, as it was asked.
             duration: of the clip in seconds, or of each question's; spans are counted by it.
+
+        Raises:
+            ModelError: options or durations of another number of questions, or a question without
+                options that was not answered in words.
         """
+        count = len(answers.weights)
+        for name, given in (("options", options), ("duration", duration)):
+            if isinstance(given, Sequence) and len(given) != count:
+                raise ModelError(f"{name}: {len(given)} for {count} questions; give one each")
         written = None if answers.tokens is None else self.tokens.decode(answers.tokens.tolist())
         sure = None if answers.certainty is None else answers.certainty.tolist()
         scores = answers.option_scores
@@ -157,13 +172,18 @@ class GCGProcessor:
                 best = max(range(len(own)), key=likely.__getitem__)
                 answer, confidence = own[best], likely[best]
             else:
-                assert written is not None  # an open question is answered in words
+                if written is None:
+                    raise ModelError(
+                        f"options: none for question {i}, which the model was not asked to answer "
+                        "in words; give the options that it was asked with, or ask with "
+                        "max_new_tokens"
+                    )
                 likely, answer = None, written[i].strip()
                 confidence = float("nan") if sure is None else sure[i]
             seconds = duration[i] if isinstance(duration, Sequence) else duration
             span = None if not seconds else span_of_weights(weights, seconds)
-            chosen = answers.selected[i].tolist()
-            found.append(Prediction(answer, confidence, likely, weights, chosen, span))
+            chosen, centers = answers.selected[i].tolist(), answers.centers[i].tolist()
+            found.append(Prediction(answer, confidence, likely, weights, chosen, span, centers))
         return found
 
     def _pixels(self, frames: Any) -> Tensor:
@@ -174,7 +194,7 @@ class GCGProcessor:
                     f"frames: {tuple(frames.shape)} {frames.dtype}: pixel values must be (T, 3, "
                     f"{size}, {size}); or give uint8 (T, H, W, 3)"
                 )
-            pixels = frames
+            pixels = frames.float()
         else:
             pixels = pixel_values(frames, size)
         if len(pixels) != self.num_frames:
@@ -183,6 +203,18 @@ class GCGProcessor:
                 "those that frame_indices(frame_count) names"
             )
         return pixels
+
+
+def event(question: str, answer: str) -> str:
+    """The sentence that says what a question and its right answer are about.
+
+    Raises:
+        ModelError: one of them is empty, or nothing but punctuation.
+    """
+    try:
+        return describe(question, answer)
+    except ValueError as error:
+        raise ModelError(f"{error}; mode oracle looks for what the answer says") from None
 
 
 def queries(questions: Any, options: Any = None) -> list[Query]:

@@ -74,7 +74,7 @@ def evaluate(
         weights: ``final``, ``best`` or ``last``.
 
     Returns:
-        Figures by mode (by the folder's name where modes repeat): shares in [0, 1] as
+        Figures by the run's mode (:func:`launcher.evaluation.names.named`): shares in [0, 1] as
         :func:`launcher.evaluation.scores.summarise` describes them, ``accuracy``, ``miop``, ....
 
     Raises:
@@ -117,7 +117,7 @@ def predict(
         question: one, or several.
         options: of one question a list of texts, of several a list of those; None: open.
         mode: with a place: ``grounding``, ``uniform`` or ``oracle``; None: as trained.
-        answers: the right ones, which mode ``oracle`` peeks at.
+        answers: the right one, or one a question, which mode ``oracle`` peeks at.
         keep_frames: let ``clip.frames`` hold the T frames, uint8 (H, W, 3) each.
 
     Returns:
@@ -127,14 +127,20 @@ def predict(
 
     Raises:
         DataError: the video cannot be read.
-        ModelError: there is no such model, or the options do not fit the questions.
+        ModelError: there is no such model, the options or answers do not fit the questions, or
+            ``mode`` is given with a predictor, which has its own.
     """
+    from gcg.errors import ModelError
     from gcg.processor import queries
     from launcher.predict.clips import ClipReader
     from launcher.predict.predictor import Asked, Predictor
 
     asked = queries(question, options)
     right = [answers] if isinstance(answers, str) else answers or [None] * len(asked)
+    if len(right) != len(asked):
+        raise ModelError(f"answers: {len(right)} for {len(asked)} questions; give one each")
+    if mode is not None and isinstance(model, Predictor):
+        raise ModelError(f"mode = {mode}: the predictor asks in mode {model.mode}; leave it out")
     own = model if isinstance(model, Predictor) else Predictor.load(model, mode=mode)
     reader = ClipReader(own.processor, keep_frames=keep_frames)
     try:

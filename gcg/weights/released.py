@@ -35,6 +35,8 @@ _MODULES = {
     "proj_head.1": "contrast.inner",
     "proj_head.3": "contrast.outer",
 }
+# What tells the sizes of a grounding module: matrices.
+_SIZES = ("generator.embed.weight", "generator.positions.weight", "generator.centers.weight")
 _SHOWN = 8
 _LAYER = "encoder.layer."
 _MARK = "logit_gauss_c.1.weight"
@@ -67,7 +69,15 @@ def renamed(tensors: Mapping[str, Value], prefix: str = "") -> dict[str, Value]:
 
 
 def misfits(found: Mapping[str, Weight], config: GCGConfig) -> list[str]:
-    """A line for each setting of the configuration that the module's sizes contradict."""
+    """A line for each setting of the configuration that the module's sizes contradict, or for each
+    tensor that they are read from and that is not there, or is none."""
+    lines = [
+        f"{name}: {_what(found.get(name))}, but must be a matrix; give the whole checkpoint"
+        for name in _SIZES
+        if name not in found or len(found[name].shape) != 2
+    ]
+    if lines:
+        return lines
     grounding, preset = config.grounding, resolve_preset(config)
     layers = {name.split(".")[2] for name in found if name.startswith("generator.blocks.")}
     width, joint = found["generator.embed.weight"].shape
@@ -95,6 +105,10 @@ def misfits(found: Mapping[str, Weight], config: GCGConfig) -> list[str]:
             "false"
         )
     return lines
+
+
+def _what(weight: Weight | None) -> str:
+    return "is not in the checkpoint" if weight is None else f"has the shape {weight.shape}"
 
 
 def reader_of(tensors: dict[str, Weight], config: GCGConfig) -> dict[str, Weight]:

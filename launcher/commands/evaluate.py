@@ -39,6 +39,23 @@ def add_to(stages: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     stage.set_defaults(run=evaluate)
 
 
+def _check_out(out: Path) -> None:
+    """Raises UserError: the file cannot be written. Asked before hours of answering."""
+    from launcher.storage.places import fault_of
+
+    def touch() -> None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        is_new = not out.exists()
+        with out.open("a"):
+            pass
+        if is_new:
+            out.unlink()
+
+    why = fault_of(touch)
+    if why is not None:
+        raise UserError(f"--out {out}: {why}; name a file that can be written")
+
+
 def evaluate(args: argparse.Namespace) -> int:
     from launcher.evaluation.compare import evaluate_runs
     from launcher.evaluation.predictions import make_folder, write_predictions
@@ -48,6 +65,8 @@ def evaluate(args: argparse.Namespace) -> int:
     folder: Path | None = args.write_predictions
     if args.benchmark is not None and folder is None:
         raise UserError("--benchmark: only goes with --write-predictions; leave it out")
+    if args.out is not None:
+        _check_out(args.out)
     if folder is not None:
         make_folder(folder)
 
@@ -59,7 +78,6 @@ def evaluate(args: argparse.Namespace) -> int:
     runs = [run_place(run) for run in args.runs]
     results = evaluate_runs(runs, args.split, args.weights, keep)
     if args.out is not None:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps(results, indent=2) + "\n")
     if args.json:
         say(json.dumps(results, indent=2))

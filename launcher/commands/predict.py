@@ -155,6 +155,8 @@ def _one(args: argparse.Namespace, predictor: Predictor) -> int:
     from launcher.predict.clips import ClipReader
     from launcher.predict.show import shown
 
+    asked = _asked(args)
+    predictor.events([asked])  # what cannot be asked is told before the video is read
     reader = ClipReader(
         predictor.processor, keep_frames=args.strip is not None, timeout_s=args.decode_timeout
     )
@@ -162,7 +164,7 @@ def _one(args: argparse.Namespace, predictor: Predictor) -> int:
         clip = reader(args.video)
     finally:
         reader.close()
-    (said,) = predictor([clip], [[_asked(args)]])
+    (said,) = predictor([clip], [[asked]])
     _files(args, said)
     say(json.dumps(said.row(), ensure_ascii=False, indent=1) if args.json else shown(said))
     return 0
@@ -193,6 +195,7 @@ def _many(args: argparse.Namespace, predictor: Predictor, rows: list[Row]) -> in
 
     from launcher.predict.batch import predict_rows, write_rows
 
+    predictor.events([row.asked for row in rows])  # before a file is made, or a video read
     with ExitStack() as opened:
         file = sys.stdout
         if args.out is not None:

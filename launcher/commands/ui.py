@@ -1,4 +1,4 @@
-"""`gcg demo-ui`: ask trained runs about a clip in the browser."""
+"""`gcg demo-ui`: ask trained models about a clip in the browser."""
 
 from __future__ import annotations
 
@@ -8,17 +8,22 @@ import logging
 from launcher.commands import say
 from launcher.errors import UserError
 
-_LOOPBACK = ("127.0.0.1", "localhost", "::1", "[::1]")
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def add_to(stages: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     stage = stages.add_parser(
         "demo-ui",
-        help="ask trained runs about a clip in the browser; needs gcg-train[ui]",
+        help="ask trained models about a clip in the browser; needs gcg-train[ui]",
         description="Serves a page on this machine: choose a clip of the split or upload one, ask, "
-        "see what each run answers and where it looked. Ends with Ctrl-C.",
+        "see what each model answers and where it looked. Ends with Ctrl-C.",
     )
-    stage.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder, or its URL")
+    stage.add_argument(
+        "models", nargs="+", metavar="PLACE", help="what gcg export wrote, or a run's folder or URL"
+    )
+    stage.add_argument(
+        "--data", metavar="SHARDS", help="to choose clips from; the first run's --split"
+    )
     stage.add_argument("--split", choices=["train", "val", "test"], default="test")
     stage.add_argument("--weights", choices=["final", "best", "last"], default="final")
     stage.add_argument("--host", default="127.0.0.1", help="127.0.0.1: nobody else reaches it")
@@ -35,10 +40,9 @@ def serve(args: argparse.Namespace) -> int:
         if error.name not in ("flask", "werkzeug"):
             raise
         raise UserError(f"{error.name}: not installed; pip install 'gcg-train[ui]'") from None
-    from launcher.storage.places import run_place
     from launcher.ui.ask import Asker
 
-    asker = Asker([run_place(run) for run in args.runs], args.weights, args.split)
+    asker = Asker(args.models, args.weights, args.split, args.data)
     local = args.host in _LOOPBACK
     app = build_app(asker, _LOOPBACK if local else None)
     try:
@@ -48,7 +52,8 @@ def serve(args: argparse.Namespace) -> int:
             f"--host {args.host} --port {args.port}: cannot be listened on ({error}); choose others"
         ) from None
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
-    say(f"http://{args.host}:{server.server_port}/  (Ctrl-C ends it)")
+    name = f"[{args.host}]" if ":" in args.host else args.host
+    say(f"http://{name}:{server.server_port}/  (Ctrl-C ends it)")
     if not local:
         say("whoever reaches this port can ask, upload clips and see those of the data")
     server.serve_forever()

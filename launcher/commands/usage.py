@@ -24,8 +24,9 @@ EXAMPLES = {
     "logs": "gcg logs demo",
     "jobs": "gcg jobs --json",
     "stop": "gcg stop demo",
-    "checkpoints": "gcg checkpoints runs/demo\ngcg checkpoints runs/demo diff 100 200",
-    "report": "gcg report runs/demo --out demo.html",
+    "checkpoints": "gcg checkpoints runs/demo/grounding\n"
+    "gcg checkpoints runs/demo/grounding diff 500 650",
+    "report": "gcg report runs/demo/grounding --out demo.html",
     "k8s render": "gcg k8s render run.yaml --nodes 2 "
     f"--image ghcr.io/you/gcg-train@sha256:{8 * '0123abcd'} --out exp7",
     "k8s check": "gcg k8s check exp7\nkubectl kustomize exp7 | gcg k8s check -",
@@ -33,12 +34,14 @@ EXAMPLES = {
     "eval": "gcg eval runs/uniform runs/grounding --split test --out results.json\n"
     "gcg eval runs/grounding --benchmark nextqa --write-predictions answers",
     "score": "gcg score nextqa --annotations val.csv --predictions answers.json --json",
-    "export": "gcg export runs/demo --to models/demo --parts merged --results results.json",
+    "export": "gcg export runs/demo/grounding --to models/demo --parts merged "
+    "--results results.json",
     "import-released": "gcg import-released gcg.pth run.yaml --to models/released",
     "push": "gcg push models/demo you/gcg-demo\ngcg push models/demo you/gcg-demo --publish",
     "predict": 'gcg predict clip.mp4 "what does the boy do" --model models/demo --strip strip.png\n'
-    "gcg predict questions.jsonl --model runs/demo --out answers.jsonl",
-    "demo-ui": "gcg demo-ui runs/uniform runs/grounding runs/oracle --split test",
+    "gcg predict questions.jsonl --model models/demo --out answers.jsonl",
+    "demo-ui": "gcg demo-ui runs/uniform runs/grounding runs/oracle --split test\n"
+    "gcg demo-ui models/demo --data data/test",
     "completion": "gcg completion bash > ~/.local/share/bash-completion/completions/gcg",
 }
 # Said once for all commands that have them.

@@ -10,6 +10,7 @@ from typing import Any
 from launcher.errors import UserError
 from launcher.evaluation.evaluate import Split, evaluate_split
 from launcher.evaluation.keep import keep_rows
+from launcher.evaluation.names import named
 from launcher.evaluation.scores import summarise
 from launcher.export.run import Weights, open_run, run_fault
 
@@ -22,7 +23,7 @@ def evaluate_runs(
     weights: Weights = "final",
     keep: Callable[[str, list[dict[str, Any]]], None] = lambda name, rows: None,
 ) -> dict[str, dict[str, Any]]:
-    """Figures of each run by its mode (by its folder's name where modes repeat).
+    """Figures of each run by its name (:func:`launcher.evaluation.names.named`).
 
     The rows stay in each run's folder (:mod:`launcher.evaluation.rows`), for ``gcg report``;
     ``keep`` is given each run's name and rows once it is through. Raises ``UserError`` with a line
@@ -32,11 +33,9 @@ def evaluate_runs(
     if problems:
         raise UserError(problems)
     opened = [open_run(run, weights) for run in runs]
-    modes = [each.config.model.mode for each in opened]
+    names = named([each.config.model.mode for each in opened], runs)
     results = {}
-    for run, each in zip(runs, opened, strict=True):
-        mode = each.config.model.mode
-        name = mode if modes.count(mode) == 1 else run.name
+    for run, each, name in zip(runs, opened, names, strict=True):
         model = each.trained_model()
         log.info("%s: answering the %s questions", run, split)
         rows = evaluate_split(model, each.config, split, detailed=True)

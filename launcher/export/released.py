@@ -65,11 +65,17 @@ def plan_import(
     fetch_sources(config, used_parts(config))
     model = build_skeleton(config)
     reader = reader_of(tensors, config)
+    shapes = {n: tuple(p.shape) for n, p in model.named_parameters()}
     wanted = {n for n, p in model.named_parameters() if p.requires_grad}
     first = {n: w for n, w in model_weights(model, config, seed) if n in wanted}
     own = {n for n in wanted if n.startswith(("generator.", "contrast."))}
     if missing := sorted(own - set(grounding)):
         raise UserError(f"{file}: has no {prefix}... for {missing[0]}; give the whole checkpoint")
+    if odd := [n for n in sorted(own) if tuple(grounding[n].shape) != shapes[n]]:
+        raise UserError(
+            f"{file}: {odd[0]} has the shape {tuple(grounding[odd[0]].shape)}, this model's has "
+            f"{shapes[odd[0]]}; give a checkpoint of the released code, unchanged"
+        )
     state = {name: whole(weight) for name, weight in {**first, **reader, **grounding}.items()}
     used = {id(weight) for weight in (*grounding.values(), *reader.values())}
     left = [name for name, weight in tensors.items() if id(weight) not in used]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -31,7 +31,7 @@ class Line(BaseModel):
 
     video: str = Field(min_length=1)
     question: str = Field(min_length=1, pattern=r"\S")
-    options: list[str] | None = Field(default=None, min_length=2)
+    options: list[Annotated[str, Field(pattern=r"\S")]] | None = Field(default=None, min_length=2)
     answer: str | None = None
     id: str | int | None = None
 
@@ -68,7 +68,8 @@ def rows_of_file(path: Path) -> list[Row]:
     """
     rows, problems = [], []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # A text may hold other ends of line than a line of JSON ends with.
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({error}); give a JSONL file") from None
     for number, text in enumerate(lines, 1):

@@ -54,7 +54,10 @@ class ClipReader:
         Raises:
             DataError: there is none, or it cannot be decoded, or not in time.
         """
-        data = read_video(path)
+        return self.decode(read_video(path), path)
+
+    def decode(self, data: bytes, path: Path) -> LoadedClip:
+        """Decode a file's bytes; ``path`` is what it is called. Raises DataError as a call."""
         try:
             return self._limit.run(partial(self._load, path, data), str(path))
         except (DataError, MemoryError):

@@ -12,7 +12,7 @@ import torch
 from gcg.config import Mode
 from gcg.errors import ModelError
 from gcg.model import GCGModel
-from gcg.processor import GCGProcessor, Prediction
+from gcg.processor import GCGProcessor, Prediction, event
 from gcg.questions import Query
 from gcg.saved import CONFIG
 from launcher.export.run import Weights, open_run
@@ -22,10 +22,12 @@ from launcher.storage.places import run_place
 
 @dataclass(frozen=True)
 class Asked:
-    """A question about a clip; ``answer`` is the right one, which mode ``oracle`` needs."""
+    """A question about a clip; ``answer`` is the right one, which mode ``oracle`` needs, and
+    ``statement`` says what happened where the two together do not say it well."""
 
     query: Query
     answer: str | None = None
+    statement: str | None = None
 
 
 @dataclass(frozen=True)
@@ -99,22 +101,32 @@ class Predictor:
         model, processor = load_model(place, weights, device, dtype)
         return cls(model, processor, mode)
 
+    def events(self, asked: Sequence[Asked]) -> list[str] | None:
+        """What mode oracle looks for, a sentence a question; None in other modes.
+
+        Raises:
+            ModelError: a question without its answer, or one that says nothing.
+        """
+        if self.mode != "oracle":
+            return None
+        for each in asked:
+            if not each.answer:
+                raise ModelError(
+                    f"question {each.query.question[:60]!r}: mode = oracle peeks at the right "
+                    "answer to find its moment; give it with --answer, or as a line's answer, or "
+                    "choose another mode"
+                )
+        return [each.statement or event(each.query.question, each.answer or "") for each in asked]
+
     def __call__(self, clips: Sequence[LoadedClip], asked: Sequence[Sequence[Asked]]) -> list[Said]:
         """Ask all at once; ``asked[i]`` are the questions about ``clips[i]``. Answers come in that
         order.
 
         Raises:
-            ModelError: mode oracle, and a question without its answer.
+            ModelError: as :meth:`events`.
         """
         pairs = [(row, each) for row, own in enumerate(asked) for each in own]
-        events = None
-        if self.mode == "oracle":
-            events = [each.answer for _, each in pairs if each.answer]
-            if len(events) < len(pairs):
-                raise ModelError(
-                    "mode = oracle: peeks at the right answer to find its moment; give it with "
-                    "--answer, or choose another mode"
-                )
+        events = self.events([each for _, each in pairs])
         inputs = self.processor.batch(
             torch.stack([clip.pixels for clip in clips]),
             [row for row, _ in pairs],
@@ -138,6 +150,11 @@ class Predictor:
         ]
 
 
+def is_run(at: Path) -> bool:
+    """Whether a place is the folder of a run, not of an exported model."""
+    return (at / "config.yaml").is_file() and not (at / CONFIG).is_file()
+
+
 def load_model(
     place: str | Path,
     weights: Weights = "final",
@@ -145,8 +162,8 @@ def load_model(
     dtype: torch.dtype = torch.float32,
 ) -> tuple[GCGModel, GCGProcessor]:
     """The model of an exported folder, a hub name, a run's folder or its URL."""
-    at = run_place(str(place))
-    if (at / "config.yaml").is_file() and not (at / CONFIG).is_file():
+    at = run_place(place)
+    if is_run(at):
         run = open_run(at, weights)
         return run.model(dtype, device), GCGProcessor(run.config.model.served())
     model = GCGModel.from_pretrained(place, dtype=dtype, device=device)

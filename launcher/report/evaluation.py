@@ -8,16 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from launcher.errors import UserError
+from launcher.evaluation.names import named
 from launcher.evaluation.rows import SPLITS, EvalRows, read_rows
 from launcher.report.comparison import compare, figures_of
 from launcher.storage.run_folder import RunFolder, read_json
 
-Found = tuple[Path, EvalRows]
-
 
 @dataclass(frozen=True)
 class Evaluated:
-    """One run's rows on a split; ``name``: its mode, or its folder's name where modes repeat."""
+    """One run's rows on a split; ``name``: :func:`launcher.evaluation.names.named`."""
 
     root: Path
     name: str
@@ -58,7 +57,8 @@ def read_evaluation(root: Path, against: Sequence[Path], split: str | None) -> E
     for other in against:
         rows = _read(other, split, notes)
         found += [(other, rows)] if rows is not None else []
-    runs = [Evaluated(place, name, rows) for (place, rows), name in _named(found)]
+    names = named([rows.header.mode for _, rows in found], [place for place, _ in found])
+    runs = [Evaluated(place, name, rows) for (place, rows), name in zip(found, names, strict=True)]
     notes += [note for run in runs if (note := _stale(run)) is not None]
     if own is None:
         return Evaluation(split, None, runs, notes)
@@ -118,13 +118,6 @@ def _missing(root: Path, split: str) -> str:
         f"{root}: its answers to the {split} questions are not there; "
         f"gcg eval {root} --split {split} makes them"
     )
-
-
-def _named(found: Sequence[Found]) -> list[tuple[Found, str]]:
-    modes = [rows.header.mode for _, rows in found]
-    names = [root.name if modes.count(mode) > 1 else mode
-             for (root, _), mode in zip(found, modes, strict=True)]  # fmt: skip
-    return list(zip(found, names, strict=True))
 
 
 def _stale(run: Evaluated) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -16,6 +15,7 @@ from launcher.checkpoints.keep import read_best
 from launcher.errors import UserError
 from launcher.observe.events import Event, read_events
 from launcher.observe.goodput import Goodput, account
+from launcher.observe.lines import read_lines
 from launcher.observe.runlog import read_metrics
 from launcher.storage.run_folder import RunFolder, read_json
 
@@ -151,7 +151,7 @@ def _quarantine(folder: RunFolder) -> dict[str, Any]:
     """Distinct clips that could not be used, by data set and by the beginning of the reason."""
     found: dict[tuple[Any, ...], dict[str, Any]] = {}
     for path in sorted(folder.quarantine(0).parent.glob("*.jsonl")):
-        for row in _json_lines(path):
+        for row in read_lines(path):
             found.setdefault((row.get("data"), row.get("shard"), row.get("key")), row)
     clips = list(found.values())
     reasons = Counter(str(clip.get("reason", "")).split(":")[0][:80] for clip in clips)
@@ -164,7 +164,7 @@ def _quarantine(folder: RunFolder) -> dict[str, Any]:
 
 
 def _bad_steps(folder: RunFolder) -> dict[str, Any]:
-    rows = list(_json_lines(folder.bad_steps))
+    rows = list(read_lines(folder.bad_steps))
     causes = Counter(str(row.get("cause")) for row in rows)
     last = [
         {
@@ -176,17 +176,3 @@ def _bad_steps(folder: RunFolder) -> dict[str, Any]:
         for row in rows[-_LISTED:]
     ]
     return {"count": len(rows), "causes": dict(causes), "last": last}
-
-
-def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return
-    for line in text.splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue  # the half line of a run that was killed
-        if isinstance(row, dict):
-            yield row

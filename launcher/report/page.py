@@ -3,6 +3,7 @@ nothing."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -128,9 +129,14 @@ def _series(
     rows: Sequence[Mapping[str, Any]], names: Sequence[str]
 ) -> dict[str, list[tuple[float, float]]]:
     return {
-        name: [(row["step"], row[name]) for row in rows if isinstance(row.get(name), (int, float))]
+        name: [(row["step"], row[name]) for row in rows if _is_figure(row.get(name))]
         for name in names
     }
+
+
+def _is_figure(value: object) -> bool:
+    """Whether a number was logged: a loss that is none is logged as null."""
+    return isinstance(value, (int, float)) and math.isfinite(value)
 
 
 def _time_parts(parts: Mapping[str, float]) -> list[dict[str, Any]]:
@@ -160,7 +166,7 @@ def _validation(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
 
 def _pace(row: Mapping[str, Any]) -> list[tuple[str, str]]:
     def seconds(name: str) -> str:
-        return f"{row[name]:.4g} s" if isinstance(row.get(name), (int, float)) else "–"
+        return f"{row[name]:.4g} s" if _is_figure(row.get(name)) else "–"
 
     percentiles = " / ".join(seconds(name) for name in _STEPS)
     return [

@@ -22,6 +22,7 @@ NAMES = {
     "DO": "Other", "C": "Acc_C", "T": "Acc_T", "D": "Acc_D",
 }  # fmt: skip
 _STRAY = -1
+_LONG = 9  # digits that are no option's place any more
 
 
 @dataclass(frozen=True)
@@ -63,14 +64,14 @@ def judge(asked: Sequence[Asked], matched: Matched) -> Judged:
 def _places(asked: Sequence[Asked], values: Sequence[Any]) -> list[int | None]:
     """The place of each value among its question's options; None for no value."""
     texts = [v.strip() for v in values if isinstance(v, str) and v.strip()]
-    digits = bool(texts) and all(text.isdecimal() for text in texts)
+    digits = bool(texts) and all(text.isdecimal() and len(text) < _LONG for text in texts)
     letters = bool(texts) and all(len(t) == 1 and t in string.ascii_uppercase for t in texts)
     return [_place(each, v, digits, letters) for each, v in zip(asked, values, strict=True)]
 
 
 def _place(asked: Asked, value: Any, digits: bool, letters: bool) -> int | None:
     options = asked.options or ()
-    if value is None or value == "":
+    if value is None or (isinstance(value, str) and not value.strip()):
         return None
     if isinstance(value, float) and value.is_integer():
         value = int(value)

@@ -102,7 +102,7 @@ def _rows(path: Path, suffix: str) -> Iterator[Pairs]:
 def _line(place: str, line: str) -> Any:
     try:
         return json.loads(line, object_pairs_hook=Pairs)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{place}: not JSON ({error}); correct the line") from None
 
 

@@ -116,14 +116,14 @@ def weighted_spans(
         if given is None:
             continue
         weights = _numbers(given, each.key, "weights", least=1)
-        seconds = times.get(each.video)
-        if not isinstance(seconds, list) or len(seconds) < len(weights):
-            count = len(seconds) if isinstance(seconds, list) else 0
+        seconds = _times(times.get(each.video))
+        count = len(seconds)
+        if count < len(weights):
             raise UserError(
                 f"--frame-times: {each.video}: {count} times for {len(weights)} weights of "
                 f"{each.key}; give the file of the same split"
             )
-        longer += len(seconds) > len(weights)
+        longer += count > len(weights)
         found[each.key] = attention_span(weights, seconds)
     note = f"{longer} questions have fewer weights than frame times: the first times are theirs"
     return found, [note] if longer else []
@@ -138,6 +138,12 @@ def merged(spans: Mapping[str, Span], others: Mapping[str, Span]) -> dict[str, S
             both = max(start, others[key][0]), min(end, others[key][1])
             found[key] = both if both[0] <= both[1] else others[key]
     return found
+
+
+def _times(value: Any) -> list[float]:
+    """A list of seconds; nothing where it is none."""
+    numbers = isinstance(value, list) and all(isinstance(n, int | float) for n in value)
+    return value if numbers and all(map(math.isfinite, value)) else []
 
 
 def _numbers(given: Given, key: str, what: str, least: int) -> list[float]:

@@ -57,7 +57,7 @@ def questions_of(given: Sequence[Given]) -> list[Asked]:
         video, _, number = each.id.rpartition("_")
         if not video or number not in ("0", "1", "2", "3", "4", "5"):
             raise UserError(f"{each.id}: not <video>_<0 to 5>; give Causal-VidQA's result file")
-        if isinstance(each.right, bool) or each.right not in range(len(_CHOICES)):
+        if type(each.right) is not int or each.right not in range(len(_CHOICES)):
             raise UserError(
                 f"{each.id}: answer: {each.right!r}: not in 0..4, and there are no annotations; "
                 "give --annotations"

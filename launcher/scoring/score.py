@@ -232,6 +232,8 @@ def _given_spans(
             raise UserError("--share: needs NExT-GQA's gsub_*.json for the durations")
         durations = grounding.read_durations(inputs.gold_spans)
     spans = grounding.spans_of(asked, matched, durations)
+    if backwards := sum(end < start for start, end in spans.values()):
+        notes.append(f"{backwards} spans end before they start: they overlap with nothing")
     if spans and durations is None and all(end <= 1 for _, end in spans.values()):
         notes.append("all spans end within 1 s: if they are shares of the video, add --share")
     return spans

@@ -1,23 +1,27 @@
-"""The page of `gcg demo-ui`: choose or upload a clip, ask, see where each run looked.
+"""The page of `gcg demo-ui`: choose or upload a clip, ask, see where each model looked.
 
 Rendered on the server with the templates of a run's page; no script runs in the browser.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from urllib.parse import urlsplit
 
 from flask import Flask, Response, request
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from dataloaders.errors import DataError
+from dataloaders.manifest import Question
+from gcg.errors import ModelError
 from launcher.errors import UserError
 from launcher.report.page import environment
 from launcher.ui.ask import Asked, Asker, Said
 
 MOST_BYTES = 200_000_000
+_FAULTS = (UserError, ModelError, DataError)  # what whoever asked can put right
 _LONGEST = {"question": 500, "options": 2000, "right": 200}
 _TEMPLATES = Path(__file__).with_name("templates")
 _POLICY = (
@@ -38,7 +42,7 @@ def build_app(asker: Asker, hosts: Collection[str] | None) -> Flask:
 
     @app.before_request
     def only_this_page() -> Response | None:
-        name = request.host.rpartition(":")[0] if ":" in request.host else request.host
+        name = _name_of(request.host)
         if hosts is not None and name not in hosts:
             return Response(f"{name}: not a name of this page", 403)
         if request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
@@ -54,39 +58,50 @@ def build_app(asker: Asker, hosts: Collection[str] | None) -> Flask:
 
     @app.get("/")
     def form() -> Response:
-        return _page(asker, _asked_by_link(asker), [])
+        try:
+            return _page(asker, _asked_by_link(asker, request.args.get("clip", "")), [])
+        except _FAULTS as error:
+            return _page(asker, {}, [], _line(error), 400)
 
     @app.post("/ask")
     def ask() -> Response:
         try:
             fields = {name: request.form.get(name, "").strip() for name in ("clip", *_LONGEST)}
         except RequestEntityTooLarge:
-            told = f"the upload is larger than {MOST_BYTES // 1_000_000} MB; cut the clip"
+            told = f"what was sent is larger than {MOST_BYTES // 1_000_000} MB; cut the clip"
             return _page(asker, {}, [], told, 413)
         try:
             return _page(asker, fields, _answers(asker, fields))
-        except UserError as error:
-            return _page(asker, fields, [], error.lines[0], 400)
-        except DataError as error:
-            return _page(asker, fields, [], str(error), 400)
+        except _FAULTS as error:
+            return _page(asker, fields, [], _line(error), 400)
 
     return app
 
 
-def _asked_by_link(asker: Asker) -> dict[str, str]:
+def _name_of(host: str) -> str:
+    """Without its port; an IPv6 address without its brackets."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
+
+
+def _line(error: ValueError) -> str:
+    return error.lines[0] if isinstance(error, (UserError, ModelError)) else str(error)
+
+
+def _asked_by_link(asker: Asker, key: str) -> dict[str, str]:
     """What a link of the page has filled in: a clip, and one of its questions."""
-    key, number = request.args.get("clip", ""), request.args.get("question", "")
-    fields = {"clip": key if key in asker.listed() else ""}
-    if fields["clip"] and number.isdecimal():
-        questions = asker.read(key)[0].questions
-        if int(number) < len(questions):
-            question = questions[int(number)]
-            fields |= {
-                "question": question.question,
-                "options": "\n".join(question.options or ()),
-                "right": question.answer,
-            }
-    return fields
+    if key not in asker.listed():
+        return {}
+    numbered = {str(n): q for n, q in enumerate(asker.record(key).questions)}
+    question = numbered.get(request.args.get("question", ""))
+    if question is None:
+        return {"clip": key}
+    options = "\n".join(question.options or ())
+    return {
+        "clip": key, "question": question.question, "options": options, "right": question.answer
+    }  # fmt: skip
 
 
 def _answers(asker: Asker, fields: dict[str, str]) -> list[Said]:
@@ -111,12 +126,16 @@ def _answers(asker: Asker, fields: dict[str, str]) -> list[Said]:
 def _page(
     asker: Asker, fields: dict[str, str], said: list[Said], error: str = "", status: int = 200
 ) -> Response:
-    known: Any = asker.read(fields["clip"])[0] if fields.get("clip") in asker.listed() else None
+    clips, key = asker.listed(), fields.get("clip", "")
+    questions: Sequence[Question] = ()
+    if key in clips:
+        with suppress(DataError):  # a clip that cannot be read has been told of
+            questions = asker.record(key).questions
     html = environment(_TEMPLATES).get_template("ui.html").render(
         names=asker.names,
-        clips=list(asker.listed()),
+        clips=clips,
         fields={**dict.fromkeys(("clip", *_LONGEST), ""), **fields},
-        questions=[] if known is None else known.questions,
+        questions=questions,
         said=said,
         error=error,
     )  # fmt: skip

@@ -1,161 +1,48 @@
-"""Every kind of damage, where it is met, and what becomes of it. ``docs/data.md`` has the table."""
+"""Every kind of damage to shards, and what training makes of it. ``docs/data.md`` has the table;
+what packing meets is in ``test_damage_in_packing.py``."""
 
 from __future__ import annotations
 
-import dataclasses
-import io
 import json
-import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import av
-import numpy as np
 import pytest
 
-from dataloaders.bad_questions import BadQuestions
 from dataloaders.errors import DataError
 from dataloaders.fetch import HostDecoder
-from dataloaders.index import (
-    INDEX_NAME,
-    DatasetIndex,
-    Member,
-    read_entries,
-    read_index,
-    write_entries,
-    write_index,
-)
+from dataloaders.index import DatasetIndex, write_index
 from dataloaders.ingest import Clip
 from dataloaders.left_out import QUARANTINE_NAME
 from dataloaders.loader import Loader
-from dataloaders.manifest import Video, read_manifest, write_manifest
 from dataloaders.plan import Plan
 from dataloaders.quarantine import Quarantine
 from dataloaders.shard_source import ShardSource
 from dataloaders.shard_writer import TarShardWriter
-from dataloaders.shards import pack
-from launcher.cli import main
-from tests.dataloaders.clips import endless_clip
+from tests.dataloaders.damage import (
+    CLIPS,
+    bit_in_a_record,
+    cut_shard,
+    garbage_in_the_middle,
+    lose_index,
+    lose_line_of_sidecar,
+    lose_shard,
+    lose_sidecar,
+    lose_sidecar_and_cut,
+    other_checksum,
+    other_offset,
+    other_size,
+)
 from tests.dataloaders.loader_fixtures import FRAMES, SIZE, asked, budget, take
-from tests.dataloaders.shard_fixtures import clip_bytes, collator, pack_clips, video, write_clips
+from tests.dataloaders.shard_fixtures import clip_bytes, collator, pack_clips, video
 from tests.dataloaders.test_time_limit import StuckDecoder
 
 NUM_CLIPS = 8  # two in each of four shards
 
 
-# Clips ------------------------------------------------------------------------------------------
-
-
-def audio_only() -> bytes:
-    file = io.BytesIO()
-    with av.open(file, "w", format="mp4") as out:
-        track = out.add_stream("aac", rate=8000, layout="mono")
-        for number in range(8):
-            sound = av.AudioFrame.from_ndarray(
-                np.zeros((1, 1024), np.float32), format="fltp", layout="mono"
-            )
-            sound.rate, sound.pts = 8000, 1024 * number
-            out.mux(track.encode(sound))
-        out.mux(track.encode(None))
-    return file.getvalue()
-
-
-def bits_flipped() -> bytes:
-    data = bytearray(clip_bytes(2, 64))
-    start = data.index(b"mdat") + 4
-    size = int.from_bytes(data[start - 8 : start - 4], "big") - 8
-    for place in range(start + size // 2, start + size, 3):
-        data[place] ^= 0x55
-    return bytes(data)
-
-
-CLIPS: dict[str, tuple[Callable[[], bytes], str]] = {
-    "zero bytes": (lambda: b"", "0 bytes: a clip must hold a video"),
-    "garbage": (lambda: bytes(range(256)) * 16, "no demuxer opens"),
-    "audio only": (audio_only, "no video stream"),
-    "cut short": (lambda: clip_bytes(2)[: len(clip_bytes(2)) // 2], "no demuxer opens"),
-    "bits flipped": (bits_flipped, "decoding fails after"),
-}
-
-
 # Damage to a packed folder, of any format -------------------------------------------------------
-
-
-def second_shard(folder: Path) -> Path:
-    return folder / read_index(folder).shards[1].name
-
-
-def second_sidecar(folder: Path) -> Path:
-    return folder / read_index(folder).shards[1].entries_name
-
-
-def garbage_in_the_middle(folder: Path) -> None:
-    """Over the first sample of the second shard: what is before its record, and on to its clip."""
-    path = second_shard(folder)
-    first = _entries(folder, 1)[0]
-    data = bytearray(path.read_bytes())
-    begin, end = max(0, first.record.offset - 512), first.video.offset + 200
-    data[begin:end] = b"\xa5" * (end - begin)
-    path.write_bytes(data)
-
-
-def bit_in_a_record(folder: Path) -> None:
-    path = second_shard(folder)
-    data = bytearray(path.read_bytes())
-    data[_entries(folder, 1)[0].record.offset + 5] ^= 1
-    path.write_bytes(data)
-
-
-def cut_shard(folder: Path) -> None:
-    os.truncate(second_shard(folder), _entries(folder, 1)[1].video.offset + 99)
-
-
-def lose_shard(folder: Path) -> None:
-    second_shard(folder).unlink()
-
-
-def lose_sidecar(folder: Path) -> None:
-    second_sidecar(folder).unlink()
-
-
-def lose_line_of_sidecar(folder: Path) -> None:
-    path = second_sidecar(folder)
-    path.write_text(path.read_text().splitlines()[0] + "\n")
-
-
-def other_checksum(folder: Path) -> None:
-    _change_member(folder, crc32=12345)
-
-
-def other_offset(folder: Path) -> None:
-    _change_member(folder, offset=512)
-
-
-def other_size(folder: Path) -> None:
-    _change_member(folder, size=100)
-
-
-def _entries(folder: Path, number: int):
-    return read_entries(folder, read_index(folder).shards[number])
-
-
-def _change_member(folder: Path, **changes: int) -> None:
-    shard = read_index(folder).shards[1]
-    first, *others = read_entries(folder, shard)
-    member: Member = dataclasses.replace(first.video, **changes)
-    entries = [dataclasses.replace(first, video=member), *others]
-    write_entries(folder / shard.entries_name, entries)
-
-
-def lose_index(folder: Path) -> None:
-    (folder / INDEX_NAME).unlink()
-
-
-def lose_sidecar_and_cut(folder: Path) -> None:
-    cut_shard(folder)
-    lose_sidecar(folder)
 
 
 class Skipped(NamedTuple):
@@ -298,110 +185,3 @@ def test_lost_shards_past_the_share_are_refused_at_the_start(packed, damage, cap
         ShardSource(packed, max_lost_share=0.24)
     ShardSource(packed, max_lost_share=0.25).close()
     assert "shard-000001.tar" in caplog.text
-
-
-# Damage that packing meets ----------------------------------------------------------------------
-
-
-def listed_by_pack(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / QUARANTINE_NAME).read_text().splitlines()]
-
-
-@pytest.mark.parametrize("name", [*CLIPS, "missing"])
-def test_clips_that_packing_leaves_out(tmp_path, name):
-    rows = [video(number, 2) for number in range(3)]
-    write_clips(tmp_path, rows)
-    path = tmp_path / rows[1].path
-    if name == "missing":
-        path.unlink()
-        words = "no such file"
-    else:
-        make, words = CLIPS[name]
-        path.write_bytes(make())
-    report = pack(rows, tmp_path / "out", root=tmp_path)
-    assert report.num_samples == 2
-    (row,) = listed_by_pack(report.folder)
-    assert (row["data"], row["stage"], row["key"]) == (str(report.folder), "pack", "v001")
-    assert (row["path"], row["num_questions"]) == (rows[1].path, 2)
-    assert words in row["reason"]
-
-
-def test_a_clip_that_decodes_for_too_long_in_packing(tmp_path):
-    """By the command, with the decoder that packing has: the clip is a minute's work."""
-    rows = [video(number, 2) for number in range(3)]
-    write_clips(tmp_path, rows)
-    (tmp_path / rows[1].path).write_bytes(endless_clip())
-    manifest, out = tmp_path / "train.jsonl", tmp_path / "out"
-    write_manifest(manifest, rows)
-    assert main(["pack", str(manifest), str(out), "--decode-timeout", "2"]) == 0
-    assert sum(shard.num_samples for shard in read_index(out).shards) == 2
-    (row,) = listed_by_pack(out)
-    assert row["key"] == "v001"
-    assert "--decode-timeout = 2 s" in row["reason"]
-
-
-QUESTIONS = {
-    "no answer": ({"answer": None}, "answer: None"),
-    "an answer left out": ({"answer": "DROP"}, "answer: Field required"),
-    "an empty answer": ({"answer": ""}, "answer: "),
-    "an answer that is no option": ({"answer": "z"}, "is not options[answer_index]"),
-    "answer_index past the options": ({"answer_index": 3}, "answer_index 3 not in 0..2"),
-    "answer_index below 0": ({"answer_index": -1}, "answer_index -1 not in 0..2"),
-    "no question": ({"question": ""}, "question: "),
-}
-
-
-def write_rows(path: Path, rows: list[Video], number: int, changes: dict) -> None:
-    """A manifest in which the second question of row ``number`` is changed."""
-    write_manifest(path, rows)
-    lines = path.read_text().splitlines()
-    row = json.loads(lines[number])
-    row["questions"][1] |= changes
-    row["questions"][1] = {k: v for k, v in row["questions"][1].items() if v != "DROP"}
-    lines[number] = json.dumps(row)
-    path.write_text("\n".join(lines) + "\n")
-
-
-@pytest.mark.parametrize("name", QUESTIONS)
-def test_questions_that_packing_leaves_out(tmp_path, name):
-    changes, words = QUESTIONS[name]
-    rows = [video(number, 3) for number in range(3)]
-    write_clips(tmp_path, rows)
-    manifest = tmp_path / "train.jsonl"
-    write_rows(manifest, rows, 1, changes)
-    bad = BadQuestions()
-    kept = list(read_manifest(manifest, bad))
-    assert [len(row.questions) for row in kept] == [3, 2, 3]
-    report = pack(kept, tmp_path / "out", root=tmp_path, bad_questions=bad.found)
-    assert (report.num_samples, report.num_questions) == (3, 8)
-    (row,) = listed_by_pack(report.folder)
-    assert (row["key"], row["question"], row["place"]) == ("v001", "q1", f"{manifest}:2")
-    assert words in row["reason"]
-    again = pack(kept, tmp_path / "out", root=tmp_path, bad_questions=bad.found)
-    assert again.reused
-    assert again.bad_questions == report.bad_questions
-    with pytest.raises(DataError, match=rf"{manifest}: 1 of 9 .*--max-bad-questions is 0 .*:2: "):
-        list(read_manifest(manifest, BadQuestions(0)))
-    with pytest.raises(DataError, match=rf"{manifest}:2: "):
-        list(read_manifest(manifest))
-
-
-def test_a_video_none_of_whose_questions_can_be_asked(tmp_path):
-    manifest = tmp_path / "train.jsonl"
-    rows = [video(0, 1), video(1, 2)]
-    write_rows(manifest, rows, 1, {"answer": ""})
-    row = json.loads(manifest.read_text().splitlines()[1])
-    row["questions"] = row["questions"][1:]
-    manifest.write_text(rows[0].model_dump_json() + "\n" + json.dumps(row) + "\n")
-    bad = BadQuestions()
-    assert [video.id for video in read_manifest(manifest, bad)] == ["v000"]
-    assert [(found.video, found.question) for found in bad.found] == [("v001", "q1")]
-
-
-def test_a_fault_of_the_row_itself_is_refused(tmp_path):
-    manifest = tmp_path / "train.jsonl"
-    write_rows(manifest, [video(0, 2)], 0, {"answer": ""})
-    row = json.loads(manifest.read_text())
-    manifest.write_text(json.dumps({**row, "width": -1}) + "\n")
-    with pytest.raises(DataError, match=rf"{manifest}:1: width"):
-        list(read_manifest(manifest, BadQuestions()))

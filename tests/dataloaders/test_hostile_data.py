@@ -23,9 +23,9 @@ from dataloaders.scan_tar import scan_tar
 from dataloaders.shards import QUARANTINE_NAME, pack
 from dataloaders.storage.options import StorageOptions
 from dataloaders.storage.web import is_refused
+from tests.dataloaders.foreign_shards import pairs, write_tar
 from tests.dataloaders.s3_server import forget_clients, http_server
 from tests.dataloaders.shard_fixtures import clip_bytes, needs_mds, pack_clips, video
-from tests.dataloaders.test_index_folder import pairs, write_tar
 
 
 @contextmanager

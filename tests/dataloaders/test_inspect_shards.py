@@ -16,7 +16,7 @@ from dataloaders.open_source import open_source
 from dataloaders.repair import repair
 from dataloaders.shard_writer import open_writer
 from launcher.cli import main
-from tests.dataloaders import test_damage_table as damage
+from tests.dataloaders import damage
 from tests.dataloaders.clips import endless_clip
 from tests.dataloaders.loader_fixtures import asked, budget, make, take
 from tests.dataloaders.shard_fixtures import FORMATS, clip_bytes, needs_mds, pack_clips, video

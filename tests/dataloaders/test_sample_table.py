@@ -10,8 +10,8 @@ from dataloaders.bitstream import Unprovable
 from dataloaders.container import open_clip
 from dataloaders.packet_index import packet_index
 from dataloaders.sample_table import SparseIndex, sparse_index
+from tests.dataloaders.clip_kinds import GOP12, PRUNED
 from tests.dataloaders.clips import clip, cut_by_edit_list, packet_positions
-from tests.dataloaders.test_decode import GOP12, PRUNED
 
 READ = [
     name

@@ -36,8 +36,9 @@ from tests.launcher.conftest import MODEL, run_tree
 from .ray_nodes import ray_environment, ray_nodes
 from .refusing import can_refuse
 from .same_workers import legs_of, run_legs
-from .soak import HEADER, Outcome, Soak
+from .soak import Soak
 from .soak_draw import KINDS, draw
+from .soak_outcome import HEADER, Outcome
 
 SEED = int(os.environ.get("GCG_SOAK_SEED", "0"))
 NUM_FAULTS = int(os.environ.get("GCG_SOAK_FAULTS", "22"))

@@ -76,8 +76,40 @@ def test_the_processor_says_what_does_not_fit(public: Path) -> None:
     ):
         with pytest.raises(ModelError, match=rule):
             processor(*given)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ModelError, match=r"answers: 2 for 1 questions"):
+        processor(frames(), "a", answers=["x", "y"])
+    with pytest.raises(ModelError, match=r"neither may be empty; mode oracle looks for"):
+        processor(frames(), "a", answers=["?!"])
     with pytest.raises(ModelError, match="at least one frame"):
         processor.frame_indices(0)
+
+
+def test_answers_in_words_need_what_was_asked(public: Path) -> None:
+    config = config_of(public, "tiny")
+    model, _ = trained_model(config)
+    processor = GCGProcessor(config)
+    found = model.answer(processor(frames(), "what moves", OPTIONS))
+    (said,) = processor.predictions(found, [OPTIONS], [8.0])
+    assert said.answer in OPTIONS
+    assert said.centers == found.centers[0].tolist()
+    assert len(said.centers) == config.num_moments
+    for given, rule in (
+        ({}, r"options: none for question 0, which the model was not asked to answer in words"),
+        ({"options": [OPTIONS, None]}, r"options: 2 for 1 questions"),
+        ({"options": [OPTIONS], "duration": []}, r"duration: 0 for 1 questions"),
+    ):
+        with pytest.raises(ModelError, match=rule):
+            processor.predictions(found, **given)
+
+
+def test_pixel_values_of_any_float_type_are_taken(public: Path) -> None:
+    processor = GCGProcessor(config_of(public, "tiny"))
+    pixels = processor(frames(), "q")["pixel_values"]
+    assert pixels is not None
+    again = processor(pixels[0].double(), "q")["pixel_values"]
+    assert again is not None
+    assert again.dtype == torch.float32
+    assert torch.equal(again, pixels)
 
 
 def test_what_is_no_saved_model_is_one_line(public: Path, tmp_path: Path) -> None:

@@ -76,3 +76,7 @@ def test_what_does_not_fit(packed: Path, tmp_path: Path) -> None:
         evaluate(tmp_path / "nothing")
     with pytest.raises(ValueError, match="options: 1 lists for 2"):
         predict(config.folder, clip(packed), ["a", "b"], [["x", "y"]])
+    with pytest.raises(ValueError, match="answers: 1 for 2 questions"):
+        predict(config.folder, clip(packed), ["a", "b"], answers=["x"])
+    with pytest.raises(ValueError, match="the predictor asks in mode grounding; leave it out"):
+        predict(Predictor.load(config.folder), clip(packed), "a", mode="uniform")

@@ -7,46 +7,17 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from launcher.config import (
     RunConfig,
-    cross_check,
     dump,
     fingerprint,
     load_run_config,
     parse_run_config,
     trajectory,
 )
-from launcher.config.file import apply_override
 from launcher.errors import ConfigError
-
-MINIMAL: dict[str, Any] = {
-    "run": {"name": "demo"},
-    "data": {"train": "packed/train"},
-    "optim": {"steps": 100},
-}
-
-
-def write(folder: Path, tree: object) -> Path:
-    path = folder / "run.yaml"
-    path.write_text(yaml.safe_dump(tree), encoding="utf-8")
-    return path
-
-
-def lines_of(tree: dict[str, Any]) -> list[str]:
-    with pytest.raises(ConfigError) as caught:
-        parse_run_config(tree)
-    assert all("\n" not in line for line in caught.value.lines)
-    return caught.value.lines
-
-
-def changed(**sections: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: {**MINIMAL.get(name, {}), **sections.get(name, {})}
-        for name in MINIMAL.keys() | sections.keys()
-    }
+from tests.launcher.run_files import MINIMAL, changed, lines_of, write
 
 
 def test_defaults_fit_each_other():
@@ -186,67 +157,6 @@ def test_only_what_is_learned_is_in_the_fingerprint():
     other = parse_run_config(changed(optim={"lr": 2e-5}))
     assert fingerprint(base) != fingerprint(other)
     assert trajectory(other)["optim.lr"] == 2e-5
-
-
-junk = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
-    ),
-    max_leaves=8,
-)
-
-
-@settings(max_examples=200, deadline=None)
-@given(
-    tree=st.dictionaries(
-        st.sampled_from([*RunConfig.model_fields, "other"]),
-        junk
-        | st.dictionaries(
-            st.sampled_from(["name", "train", "steps", "lr", "zero", "keep", "betas", "mode"]), junk
-        ),
-    )
-)
-def test_any_tree_is_accepted_or_explained(tree: dict[str, Any]):
-    lines = ["accepted"]
-    try:
-        parse_run_config(tree)
-    except ConfigError as error:
-        lines = error.lines
-    assert lines
-    assert all(line and "\n" not in line for line in lines)
-
-
-@settings(max_examples=200, deadline=None)
-@given(
-    batch=st.integers(1, 64),
-    micro=st.integers(1, 16),
-    world=st.integers(1, 16),
-    streams=st.integers(1, 16),
-)
-def test_accepted_arithmetic_adds_up(batch: int, micro: int, world: int, streams: int):
-    tree = changed(
-        data={"global_batch": batch, "streams": streams, "contrast_group": 1},
-        engine={"micro_batch": micro},
-        scale={"num_workers": world},
-    )
-    fits = batch % (micro * world) == 0 and streams % world == 0 and batch % streams == 0
-    if fits:
-        config = parse_run_config(tree)
-        assert config.accumulation * micro * world == batch
-        assert not list(cross_check(config))
-    else:
-        assert lines_of(tree)
-
-
-@given(text=st.text(max_size=30))
-def test_any_override_is_applied_or_explained(text: str):
-    lines = ["applied"]
-    try:
-        apply_override({"run": {"name": "x"}}, text)
-    except ConfigError as error:
-        lines = error.lines
-    assert len(lines) == 1
 
 
 @pytest.mark.parametrize(

@@ -114,6 +114,11 @@ def test_what_does_not_fit_is_said_setting_by_setting(
     good = checkpoint(tmp_path / "good.pth")
     part = {n: v for n, v in good.items() if "pool" not in n}
     torch.save(part, tmp_path / "part.pth")
+    torch.save({n: v for n, v in good.items() if "embedding.1" not in n}, tmp_path / "less.pth")
+    flat = "position_v.position_embeddings.weight"
+    torch.save({**good, flat: torch.zeros(4)}, tmp_path / "flat.pth")
+    (wide,) = (n for n in good if n.endswith("layer.0.ffn.lin1.weight"))
+    torch.save({**good, wide: good[wide][:-1]}, tmp_path / "wide.pth")
     run, plain = run_file(tmp_path), ["--set", "model.profile=paper"]
     cases: list[tuple[str, list[str], list[str]]] = [
         ("a.pth", [], ["model.num_frames = 8: the checkpoint's grounding module has 16",
@@ -122,6 +127,9 @@ def test_what_does_not_fit_is_said_setting_by_setting(
         ("good.pth", plain, ["model.profile = paper: must be released"]),
         ("good.pth", ["--set", "model.llm.train=full"], ["model.llm.train = full"]),
         ("part.pth", [], ["for generator.pool.0.bias"]),
+        ("less.pth", [], ["generator.embed.weight: is not in the checkpoint"]),
+        ("flat.pth", [], ["generator.positions.weight: has the shape (4,), but must be a matrix"]),
+        ("wide.pth", [], ["generator.blocks.0.ffn_in.weight has the shape"]),
         ("junk.pth", [], ["cannot be read as a PyTorch state dict"]),
         ("other.pth", [], ["holds no grounding module of the released code"]),
         ("none.pth", [], ["no such file"]),

@@ -128,6 +128,8 @@ def test_modes(packed: Path, place: Path, capsys: pytest.CaptureFixture[str]) ->
     assert len({str(row["weights"]) for row in rows.values()}) == 3
     assert main([*command, "oracle"]) == 2
     assert "give it with --answer" in capsys.readouterr().err
+    assert main([*command, "oracle", "--answer", "?!"]) == 2
+    assert "answer '?!': neither may be empty" in capsys.readouterr().err
 
 
 def test_many_questions_about_few_videos_in_half_precision(
@@ -153,6 +155,28 @@ def test_many_questions_about_few_videos_in_half_precision(
     whole = {r["row"]: r for r in map(json.loads, capsys.readouterr().out.splitlines())}
     for row in rows:  # bfloat16 keeps 8 bits
         np.testing.assert_allclose(row["weights"], whole[row["row"]]["weights"], atol=0.1)
+
+
+def test_lines_that_the_oracle_cannot_use_leave_nothing_behind(
+    packed: Path, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And other ends of line than a line's own are part of its texts."""
+    line = {"video": str(clips(packed)[0]), "question": "what\u2028now", "options": OPTIONS}
+    lines = [line | {"answer": OPTIONS[0]}, line]
+    asked, out = tmp_path / "asked.jsonl", tmp_path / "out.jsonl"
+    command = ["predict", str(asked), "--model", str(place), "--mode", "oracle", "--out", str(out)]
+    for bad, rule in (
+        (lines, "peeks at the right answer"),
+        ([line | {"options": ["", "b"]}], ":1: opt"),
+    ):
+        asked.write_text("".join(json.dumps(x, ensure_ascii=False) + "\n" for x in bad), "utf-8")
+        assert main(command) == 2
+        assert rule in capsys.readouterr().err
+        assert not out.exists()
+    asked.write_text(json.dumps(lines[0], ensure_ascii=False) + "\n", "utf-8-sig")
+    assert main(command) == 0
+    (row,) = (json.loads(text) for text in out.read_text("utf-8").rstrip("\n").split("\n"))
+    assert (row["row"], row["question"], row["mode"]) == (1, "what\u2028now", "oracle")
 
 
 def test_what_cannot_be_asked_is_said_before_a_model_is_loaded(

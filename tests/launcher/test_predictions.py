@@ -14,9 +14,11 @@ from launcher.cli import main
 from launcher.config import parse_run_config
 from launcher.errors import UserError
 from launcher.evaluation.evaluate import evaluate_split
+from launcher.evaluation.names import named
 from launcher.evaluation.predictions import write_predictions
 from launcher.evaluation.scores import summarise
 from tests.launcher.conftest import run_tree
+from tests.launcher.trained_runs import trained_run
 
 
 def scored(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[str, Any]:
@@ -48,6 +50,30 @@ def test_scoring_a_run_gives_what_evaluation_gave(
         assert found["Acc"] == pytest.approx(100 * figures["accuracy"])
         for ours, theirs in (("miop", "mIoP"), ("miou", "mIoU"), ("acc_gqa", "Acc@GQA")):
             assert found[theirs] == pytest.approx(100 * figures[ours])
+
+
+def test_runs_that_are_called_alike_keep_apart(
+    packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither the figures nor the predictions of one may take another's place."""
+    folders = [trained_run(packed, tmp_path / place).folder for place in ("a", "b")]
+    assert [folder.name for folder in folders] == ["test", "test"]
+    command = ["eval", *map(str, folders), "--split", "val", "--json"]
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path, tmp_path / "file" / "x.json"):
+        assert main([*command, "--out", str(out)]) == 2
+        said = capsys.readouterr()
+        assert said.err.startswith(f"error: --out {out}: ")
+        assert "answering" not in said.err
+    assert main([*command, "--write-predictions", str(tmp_path / "said")]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {name: each["run"] for name, each in found.items()} == {
+        "test": str(folders[0]),
+        "test-2": str(folders[1]),
+    }
+    assert (tmp_path / "said" / "test-2" / "predictions.json").exists()
+    assert named(["a", "b", "b"], [Path("x"), Path("y"), Path("z")]) == ["a", "y", "z"]
+    assert named(["a", "a", "a"], [Path("y"), Path("y"), Path("y-2")]) == ["y", "y-2", "y-2-2"]
 
 
 def row(video: str, question: str, **values: Any) -> dict[str, Any]:

@@ -124,6 +124,20 @@ def test_bad_clips_and_steps_are_summed_up(folder: RunFolder):
     assert "2 distinct clips" in page.text
 
 
+def test_figures_that_are_no_number(folder: RunFolder):
+    """The last losses of a run that went wrong, and of files by other hands."""
+    make_steps(folder, 2)
+    with folder.metrics.open("a") as file:
+        file.write('{"kind": "train", "step": 3, "loss": null, "loss_vqa": null, "mfu": null}\n')
+    _, page = page_of(folder, 0.0)
+    assert "last loss no number" in page.text
+    with folder.metrics.open("a") as file:
+        file.write('{"kind": "val", "step": 3, "accuracy": NaN, "miop": null}\n')
+        file.write('{"kind": "train", "step": 4, "loss": NaN, "loss_vqa": 1e999, "step_s": NaN}\n')
+    _, page = page_of(folder, 0.0)
+    assert "last loss nan" in page.text
+
+
 def test_what_others_wrote_is_text_and_urls_keep_their_secrets(folder: RunFolder):
     make_steps(folder, 1)
     Ledger(folder, 1).record("end", how="failed", reason="<script>alert(1)</script>")

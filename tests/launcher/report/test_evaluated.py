@@ -238,6 +238,9 @@ def test_pictures_of_it(browser: Any, page_file: Path, tmp_path: Path) -> None:
         page.locator("#answers").screenshot(path=folder / "report-answers.png")
         page.locator("#examples article").first.screenshot(path=folder / "report-example.png")
         page.locator("#failures article").first.screenshot(path=folder / "report-failure.png")
-    for picture in ("answers", "example", "failure"):
+    with opened(browser, file, PHONE, "dark") as (page, _):
+        page.evaluate("document.querySelector('#examples article').scrollIntoView()")
+        page.screenshot(path=folder / "report-phone.png")
+    for picture, most in (("answers", 300), ("example", 300), ("failure", 300), ("phone", 150)):
         size = (folder / f"report-{picture}.png").stat().st_size
-        assert 5_000 < size < 300_000, picture
+        assert 5_000 < size < 1000 * most, picture

@@ -33,9 +33,15 @@ BAD = [
         "nextgqa -a gold/val.csv --weights w.json --frame-times times.json",
         "11: 1 times for 2 weights of 11_0",
     ),
+    (
+        "nextgqa -a gold/val.csv --weights w.json --frame-times texts.json",
+        "11: 0 times for 2 weights of 11_0",
+    ),
     ("nextgqa -a gold/val.csv --spans nan.json", "span of 11_0"),
     ("nextoe -a val.csv -p p.json", "--stopwords is not given"),
     ("causalvidqa -p p.json", "11_0: answer: None: not in 0..4"),
+    ("causalvidqa -p whole.json", "v_1_0: answer: 2.0: not in 0..4"),
+    ("nextqa -a val.csv -p deep.jsonl", "deep.jsonl:1: not JSON"),
     ("msvdqa -a twice.csv -p p.json", "question 1 is already at"),
 ]
 
@@ -57,6 +63,9 @@ def test_what_cannot_be_scored_is_one_line(
     write(Path("nan.json"), '{"11_0": [NaN, 1]}')
     write(Path("w.json"), {"11_0": [1, 2]})
     write(Path("times.json"), {"11": [1]})
+    write(Path("texts.json"), {"11": ["1", "2"]})
+    write(Path("whole.json"), {"v_1_0": {"prediction": 1, "answer": 2.0}})
+    write(Path("deep.jsonl"), "[" * 100_000 + "\n")
     write(Path("type.csv"), HEADER + "11,1,1,1,q,0,0,XX,a,b,c,d,e\n")
     write(Path("fault.csv"), HEADER + "11,1,1,1,q,7,0,CW,a,b,c,d,e\n")
     write(Path("twice.csv"), "video,question,answer,qid\n1,q,a,1\n1,r,b,1\n")

@@ -62,6 +62,20 @@ def test_figures_by_hand(nextqa: Path, score: Score) -> None:
     assert found["notes"] == ["1 predictions are none of their question's options: wrong"]
 
 
+@pytest.mark.parametrize("others", [{"11_1": "1", "11_2": "2"}, {"11_1": "B", "11_2": "C"}])
+@pytest.mark.parametrize("blank", ["", "  "])
+def test_a_blank_prediction_is_no_option(
+    nextqa: Path, score: Score, others: dict[str, str], blank: str
+) -> None:
+    """Whether the others are digits or letters; nor are more digits than any place has."""
+    path = write(nextqa.with_name("p.json"), {"11_0": blank, **others, "22_0": blank})
+    found = score("nextqa", "--annotations", nextqa, "--predictions", path)
+    assert found["printed"]["Acc"] == "50.00"
+    write(path, {**others, "11_0": "1" * 5000, "22_0": blank})
+    found = score("nextqa", "--annotations", nextqa, "--predictions", path)
+    assert "predictions are none of their question's options: wrong" in found["notes"][0]
+
+
 def test_what_does_not_fit_is_counted_and_said(
     nextqa: Path, score: Score, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,10 +6,12 @@ import io
 import json
 import os
 import re
+import shutil
 import socket
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from dataloaders.manifest import read_manifest
@@ -51,11 +53,19 @@ def test_the_answers_are_those_of_an_evaluation(asker: Asker, runs: dict[str, Pa
         (row,) = [r for r in rows.asked
                   if (r["video"], r["question"]) == (record.id, question.id)]  # fmt: skip
         answered = json.loads(json.dumps(said.example["row"]))
-        for figure in ("predicted", "correct", "selected", "gold", "moments", "times", "span"):
-            assert answered[figure] == json.loads(json.dumps(row))[figure], figure
-        # A batch of one clip is padded less: sums have another order.
-        assert answered["weights"] == pytest.approx(row["weights"], abs=1e-3)
-        assert answered["scores"] == pytest.approx(row["scores"], abs=1e-2)
+        for figure in ("predicted", "choice", "answer", "answer_index", "correct", "selected"):
+            assert answered[figure] == row[figure], figure
+        assert answered["moments"] == row["moments"] is not None
+        for figure in ("type", "text", "options"):
+            assert answered[figure] == row[figure], figure
+        # Those of an evaluation are rounded; a batch of one clip is padded less: sums have another
+        # order.
+        for figure in ("times", "weights", "centers", "span"):
+            assert answered[figure] == pytest.approx(row[figure], abs=1e-3), figure
+        assert np.ravel(answered["gold"]) == pytest.approx(np.ravel(row["gold"]), abs=1e-3)
+        assert row["scores"] is not None
+        among = np.exp(row["scores"]) / np.exp(row["scores"]).sum()
+        assert np.exp(answered["scores"]) == pytest.approx(among, abs=1e-2)
         assert said.example["frames"][0]["image"].startswith("data:image/jpeg;base64,")
 
 
@@ -90,8 +100,8 @@ def test_an_upload_is_asked_about(client: Any, clip: Path) -> None:
             {"question": "What?", "options": "a\nb", "right": "c", "upload": b"x"},
             "is none of the options",
         ),
-        ({"question": "What?", "upload": b"no video"}, "the clip cannot be used: "),
-        ({"question": "What?", "upload": b""}, "the clip cannot be used: "),
+        ({"question": "What?", "upload": b"no video"}, "clip.mp4: "),
+        ({"question": "What?", "upload": b""}, "clip.mp4: "),
     ],
 )
 def test_bad_input_is_told_and_what_was_typed_stays(
@@ -106,18 +116,83 @@ def test_bad_input_is_told_and_what_was_typed_stays(
     assert f'value="{form["question"]}"' in response.get_data(as_text=True)
 
 
+def test_an_answer_that_says_nothing(client: Any, clip: Path) -> None:
+    data = {"question": "?!", "right": "...", "upload": (clip.open("rb"), f"a.{'m' * 400}")}
+    response = client.post("/ask", data=data)
+    assert response.status_code == 400
+    assert "neither may be empty" in text_of(response)
+
+
+@pytest.mark.parametrize(
+    "query", ["clip=../x&question=0", "question=0", f"clip=KEY&question={'9' * 5000}",
+              "clip=KEY&question=-1", "clip=KEY&question=%C2%B2", "clip=KEY"],
+)  # fmt: skip
+def test_a_link_that_leads_nowhere_fills_nothing_in(client: Any, asker: Asker, query: str) -> None:
+    response = client.get("/?" + query.replace("KEY", asker.listed()[0]))
+    assert response.status_code == 200
+    assert 'id="question" name="question" value=""' in response.get_data(as_text=True)
+
+
+def test_a_damaged_clip_of_the_data_is_told_of(
+    runs: dict[str, Path], packed: Path, tmp_path: Path
+) -> None:
+    data = shutil.copytree(packed / "test", tmp_path / "data")
+    for file in data.glob("*.tar"):
+        file.write_bytes(bytes(file.stat().st_size))
+    asker = Asker([runs["uniform"]], "final", "test", str(data))
+    client = build_app(asker, None).test_client()
+    key = asker.listed()[0]
+    assert client.get("/", query_string={"clip": key}).status_code in (200, 400)
+    asked = client.post("/ask", data={"clip": key, "question": "What?"})
+    assert asked.status_code == 400
+    assert "run `gcg pack` again" in text_of(asked), text_of(asked)
+
+
+def test_models_that_were_exported(
+    runs: dict[str, Path], packed: Path, tmp_path: Path, clip: Path
+) -> None:
+    """They have no data: clips are those of --data, or uploads. One answers as its run does."""
+    model = tmp_path / "model"
+    assert main(["export", str(runs["grounding"]), "--to", str(model)]) == 0
+    alone = Asker([model], "final", "test")
+    assert alone.names == ["grounding"]
+    assert alone.listed() == []
+    beside = Asker([model, runs["grounding"]], "final", "test", str(packed / "val"))
+    assert beside.names == ["model", "grounding"]
+    assert beside.listed() == ["moments-0-00014"]
+    asked = Asked("What moves?", ("a circle", "a square"), "a circle")
+    one, other = beside.ask(clip.read_bytes(), "a.mp4", asked)
+    assert one.example is not None
+    assert other.example is not None
+    assert one.example["row"] == other.example["row"]
+
+
+def test_an_upload_that_is_a_playlist_opens_nothing(client: Any, clip: Path) -> None:
+    lists = {
+        "a.m3u8": f"#EXTM3U\n#EXTINF:1,\n{clip}\n#EXT-X-ENDLIST\n",
+        "a.txt": f"ffconcat version 1.0\nfile '{clip}'\n",
+    }
+    for name, text in lists.items():
+        data = {"question": "What?", "upload": (io.BytesIO(text.encode()), name)}
+        response = client.post("/ask", data=data)
+        assert response.status_code == 400
+        assert f"{name}: " in text_of(response)
+
+
 def test_an_upload_that_is_too_large(asker: Asker) -> None:
     app = build_app(asker, None)
     app.config["MAX_CONTENT_LENGTH"] = 1000
     data = {"question": "What?", "upload": (io.BytesIO(bytes(2000)), "clip.mp4")}
     response = app.test_client().post("/ask", data=data)
     assert response.status_code == 413
-    assert "the upload is larger than" in text_of(response)
+    assert "what was sent is larger than" in text_of(response)
 
 
 def test_other_sites_get_nothing(client: Any) -> None:
     assert client.get("/", headers={"Host": "attacker.example"}).status_code == 403
     assert client.get("/", headers={"Host": "localhost:8600"}).status_code == 200
+    for host in ("[::1", "", "localhost.attacker.example"):
+        assert client.get("/", headers={"Host": host}).status_code == 403
     for site, status in (("cross-site", 403), ("same-site", 403), ("same-origin", 200)):
         assert client.get("/", headers={"Sec-Fetch-Site": site}).status_code == status
     assert "default-src 'none'" in client.get("/").headers["Content-Security-Policy"]
@@ -126,7 +201,7 @@ def test_other_sites_get_nothing(client: Any) -> None:
 def test_what_cannot_be_asked_is_refused(
     runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(UserError, match=r"no config\.yaml there"):
+    with pytest.raises(UserError, match=re.escape(str(tmp_path))):
         Asker([tmp_path], "final", "test")
     with pytest.raises(UserError, match="not there yet"):
         Asker([runs["uniform"]], "best", "test")
