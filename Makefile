@@ -13,7 +13,7 @@ DEMO_QUESTIONS ?= 12
 DEMO_SHARDS ?= 16
 DEMO_SETS ?=
 
-.PHONY: setup demo test test-slow test-cluster test-examples docs check format clean
+.PHONY: setup demo test test-slow test-cluster test-examples bench docs check format clean
 
 setup: $(STAMP)
 
@@ -51,6 +51,10 @@ test-cluster: setup
 # The scripts of examples/ as they stand, on real clips, and the commands of the pages; some minutes.
 test-examples: setup
 	$(BIN)/python -m pytest -s -m slow tests/examples/test_scripts.py tests/docs/test_commands_run.py
+
+# Every figure of docs/performance.md, in build/bench; an hour or so on two cores without other work.
+bench: setup
+	$(BIN)/python -m benchmarks
 
 # The pages as a site, in build/site.
 docs: setup

@@ -5,15 +5,17 @@
 
 Each configuration runs in a process of its own on one GPU: the InstructBLIP model of that size is
 built without weights, filled with random ones on the GPU, wrapped in the engine that `gcg train`
-uses (ZeRO-2, bf16, the LLM frozen), and makes training steps on a full micro-batch: four questions
+uses (bf16, the LLM frozen), and makes training steps on a full micro-batch: four questions
 on one clip of 32 frames, every text as long as the run file lets it be. Measured are the GPU
 memory that the process takes (what the driver counts) and the median step; MFU counts the plan's
-FLOPs against 989 TFLOP/s. Clips are not decoded. ``--models tiny`` runs anywhere, also on a CPU.
+FLOPs against the rate of large matrix products, measured in the same process. Clips are not
+decoded. ``--models tiny`` runs anywhere, also on a CPU.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import socket
@@ -30,6 +32,8 @@ from typing import Any, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from benchmarks.device import memory, product_rate, synchronise
 
 INSTRUCTBLIP = "Salesforce/instructblip-"
 XL = f"{INSTRUCTBLIP}flan-t5-xl"
@@ -76,6 +80,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--recompute", nargs="+", choices=RECOMPUTED, default=["none", "all"])
     parser.add_argument("--micro", type=int, nargs="+", default=[1], help="visits a micro-batch")
     parser.add_argument("--precision", default="bf16", choices=["bf16", "fp16", "fp32"])
+    parser.add_argument("--zero", type=int, nargs="+", default=[2], choices=[1, 2, 3])
     parser.add_argument("--liger", action="store_true", help="Liger kernels in the LLM")
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--seconds", type=float, default=300, help="limit of one configuration")
@@ -88,10 +93,10 @@ def main(argv: list[str] | None = None) -> int:
     rows = []
     for name in args.models:
         for how in args.recompute:
-            for micro in args.micro:
+            for micro, zero in itertools.product(args.micro, args.zero):
                 row = {
                     "name": name, "how": how, "micro": micro, "precision": args.precision,
-                    "liger": args.liger, "steps": args.steps,
+                    "liger": args.liger, "steps": args.steps, "zero": zero,
                 }  # fmt: skip
                 rows.append(in_child(row, args.seconds))
                 if args.json is not None:
@@ -115,7 +120,9 @@ def in_child(row: dict[str, Any], seconds: float) -> dict[str, Any]:
     return {**row, "error": said[-1][:300]}
 
 
-def run_tree(name: str, how: str, micro: int, precision: str, liger: bool) -> dict[str, Any]:
+def run_tree(
+    name: str, how: str, micro: int, precision: str, liger: bool, zero: int
+) -> dict[str, Any]:
     """The published recipe's sizes on one GPU."""
     model = {"preset": "instructblip", **MODELS[name]}
     model["llm"] = {**model.get("llm", {}), "liger": liger}
@@ -131,7 +138,7 @@ def run_tree(name: str, how: str, micro: int, precision: str, liger: bool) -> di
         "model": model,
         "optim": {"steps": 1000},
         "engine": {
-            "zero": 2,
+            "zero": zero,
             "precision": precision,
             "micro_batch": micro,
             "recompute": RECOMPUTED[how],
@@ -141,18 +148,18 @@ def run_tree(name: str, how: str, micro: int, precision: str, liger: bool) -> di
 
 
 def measure(
-    name: str, how: str, micro: int, precision: str, liger: bool, steps: int
+    name: str, how: str, micro: int, precision: str, liger: bool, steps: int, zero: int
 ) -> dict[str, Any]:
     """Plan one configuration, and make its steps. Run it in a process of its own."""
     from launcher.config import parse_run_config
     from launcher.planning import make_plan
-    from launcher.planning.timing import H100_TFLOPS, Hardware
-    from launcher.training.engine import build_engine
+    from launcher.planning.timing import Hardware
+    from launcher.training.engine import build_engine, model_dtype
     from launcher.training.guard import Guard
     from launcher.training.sharded import worker_device
     from launcher.training.step import TrainStep
 
-    config = parse_run_config(run_tree(name, how, micro, precision, liger))
+    config = parse_run_config(run_tree(name, how, micro, precision, liger, zero))
     join_alone(config.scale.use_gpu)
     plan = make_plan(config, Hardware(memory=80e9), gpus=1)
     device = worker_device(config)
@@ -166,6 +173,7 @@ def measure(
         losses.append(step([batch], number, plan.batch.pairs).loss)
         synchronise(device)
         seconds.append(time.perf_counter() - began)
+    peak = product_rate(device, model_dtype(config))
     dist.destroy_process_group()
     median = statistics.median(seconds[2:] or seconds)
     flops = plan.batch.pairs * sum(part.total for part in plan.flops)
@@ -180,7 +188,8 @@ def measure(
         "all_seconds": seconds,
         "pairs": plan.batch.pairs,
         "flops": flops,
-        "mfu": flops / median / (H100_TFLOPS * 1e12),
+        "peak": peak,
+        "mfu": flops / median / peak,
         "losses": losses,
     }
 
@@ -247,35 +256,16 @@ def full_batch(config: Any, batch: Any, image_size: int) -> FullBatch:
     return FullBatch(inputs)
 
 
-def synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-
-
-def memory(device: torch.device) -> dict[str, int]:
-    """Bytes: at most in tensors, at most held by torch, and now taken from the GPU by everything
-    (torch gives nothing back, so this is the peak, too)."""
-    if device.type != "cuda":
-        return {"tensors": 0, "torch": 0, "all": 0}
-    free, total = torch.cuda.mem_get_info()
-    return {
-        "tensors": torch.cuda.max_memory_allocated(),
-        "torch": torch.cuda.max_memory_reserved(),
-        "all": total - free,
-    }
-
-
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown; GB are 10^9 bytes."""
     lines = [
-        "| model | micro-batch | recompute | planned GB | measured GB (tensors) "
+        "| model | ZeRO | micro-batch | recompute | planned GB | measured GB (tensors) "
         "| planned / measured | s a step | pairs/s | TFLOP/s | MFU |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        head = (
-            f"| {row['name']}{' + Liger' if row['liger'] else ''} | {row['micro']} | {row['how']}"
-        )
+        name = f"{row['name']}{' + Liger' if row['liger'] else ''}"
+        head = f"| {name} | {row['zero']} | {row['micro']} | {row['how']}"
         if "error" in row:
             lines.append(f"{head} | – | {row['error']} | | | | | |")
             continue

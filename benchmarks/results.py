@@ -128,6 +128,27 @@ def machine() -> str:
     return f"{name}, {usable} cores, Python {platform.python_version()}"
 
 
+def save(result: Result, path: Path) -> None:
+    """Keep a result, with all that was measured, as JSON."""
+    path.write_text(json.dumps(asdict(result), indent=1) + "\n", encoding="utf-8")
+
+
+def load(path: Path) -> Result:
+    """A result that :func:`save` wrote."""
+    tree = json.loads(path.read_text(encoding="utf-8"))
+    return Result(
+        title=tree["title"],
+        claims=tuple(Claim(**claim) for claim in tree["claims"]),
+        tables=tuple(
+            Table(t["title"], tuple(t["columns"]), tuple(map(tuple, t["rows"])))
+            for t in tree["tables"]
+        ),
+        curves=tuple(Curve(**curve) for curve in tree["curves"]),
+        notes=tuple(tree["notes"]),
+        data=tree["data"],
+    )
+
+
 def markdown(result: Result) -> str:
     """The result as a section of a page; its curves are pictures beside it, in images/."""
     verdicts = {True: "yes", False: "**no**", None: "not measured"}
@@ -184,6 +205,6 @@ def main(measure: Callable[[Path, bool], Result], argv: Sequence[str] | None = N
     args.work.mkdir(parents=True, exist_ok=True)
     result = measure(args.work, args.quick)
     if args.json is not None:
-        args.json.write_text(json.dumps(asdict(result), indent=1) + "\n", encoding="utf-8")
+        save(result, args.json)
     sys.stdout.write(markdown(result))
     return 0

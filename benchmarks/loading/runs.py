@@ -113,8 +113,11 @@ def run_tree(
     return tree
 
 
-def train(tree: dict[str, Any]) -> Steps:
+def train(tree: dict[str, Any], cores: set[int] | None = None) -> Steps:
     """What the run's own metrics say of its steps. Its folder is removed.
+
+    Args:
+        cores: the only ones that anything of the run may use; None: all.
 
     Raises:
         RuntimeError: the command failed; with its last lines.
@@ -125,6 +128,8 @@ def train(tree: dict[str, Any]) -> Steps:
     shutil.rmtree(folder, ignore_errors=True)
     file = _write(tree)
     command = [sys.executable, "-m", "launcher.cli", "train", str(file)]
+    if cores is not None:
+        command = ["taskset", "-c", ",".join(map(str, sorted(cores))), *command]
     done = subprocess.run(
         command, cwd=ROOT, env=_environment(), capture_output=True, text=True, check=False
     )
@@ -148,14 +153,23 @@ def loader_alone(tree: dict[str, Any]) -> float:
     Raises:
         RuntimeError: the process failed; with its last lines.
     """
+    return of_child("benchmarks.loading.runs", tree)["steps_per_s"]
+
+
+def of_child(module: str, tree: dict[str, Any]) -> dict[str, Any]:
+    """What ``python -m module RUN_FILE STEPS WARM`` prints, a JSON object.
+
+    Raises:
+        RuntimeError: the process failed; with its last lines.
+    """
     file, steps = _write(tree), tree["optim"]["steps"]
-    command = [sys.executable, "-m", "benchmarks.loading.runs", str(file), str(steps), str(WARM)]
+    command = [sys.executable, "-m", module, str(file), str(steps), str(WARM)]
     done = subprocess.run(
         command, cwd=ROOT, env=_environment(), capture_output=True, text=True, check=False
     )
     if done.returncode:
-        raise RuntimeError(f"{file}: loader alone: {done.stderr[-2000:]}")
-    return json.loads(done.stdout)["steps_per_s"]
+        raise RuntimeError(f"{' '.join(command)}: {done.stderr[-2000:]}")
+    return json.loads(done.stdout)
 
 
 def _write(tree: dict[str, Any]) -> Path:

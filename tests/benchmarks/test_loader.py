@@ -11,8 +11,8 @@ from benchmarks.loading.child import Child, ChildError
 from benchmarks.loading.claims import decoding_claims
 from benchmarks.loading.clips import Clip
 from benchmarks.loading.decoding import Decoding, compare
-from benchmarks.loading.report import markdown
-from benchmarks.results import Claim
+from benchmarks.loading.report import summary
+from benchmarks.results import Claim, markdown
 from tests.dataloaders.clips import clip
 
 
@@ -41,7 +41,7 @@ def test_contenders_take_turns_and_absent_ones_are_named(small: Clip, tmp_path: 
     assert "decord" in result.missing["decord2"]
     claims = {claim.what: claim for claim in decoding_claims(result, [small])}
     assert claims["CPU of a clip, ours / decord2, geometric mean"].met is None
-    text = markdown(list(claims.values()), result, [small], ["a machine"])
+    text = markdown(summary(list(claims.values()), result, [small], ["a machine"]))
     assert "| small |" in text
     assert "- decord2 was left out: ModuleNotFoundError" in text
 
@@ -50,7 +50,7 @@ def test_ratios_are_taken_within_a_round() -> None:
     result = Decoding({"ours": {"a": [1.0, 4.0, 9.0]}, "other": {"a": [2.0, 8.0, 3.0]}})
     assert result.ratio("ours", "other", "a") == 0.5
     claim = Claim("x", "1", "2", met=False)
-    assert "**no**" in markdown([claim], result, [Clip("a", Path("a"), 1)], [])
+    assert "**no**" in markdown(summary([claim], result, [Clip("a", Path("a"), 1)], []))
 
 
 def test_our_loader_in_a_process_of_its_own(small: Clip, tmp_path: Path) -> None:
