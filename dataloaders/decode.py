@@ -183,7 +183,7 @@ def _decode_pruned(
     to_rgb = _RgbConverter()
     images: dict[int, np.ndarray] = {}
     looks: FrameLooks | None = None
-    for run in _runs(index, wanted):
+    for run in packets_to_feed(index, wanted):
         expected = sorted(index.packets[n].pts or 0 for n in run if index.is_presented(n))
         came: list[int | None] = []
         for packet in [*(index.packets[n] for n in run), None]:
@@ -203,7 +203,7 @@ def _decode_pruned(
     return images, looks
 
 
-def _runs(index: PacketIndex, wanted: set[int]) -> list[list[int]]:
+def packets_to_feed(index: PacketIndex, wanted: set[int]) -> list[list[int]]:
     """The packets to feed, by number: one run from a start to the last chosen frame after it.
 
     Left out are segments without a chosen frame, the packets after a segment's last chosen frame,

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from dataloaders.container import decode_test, open_clip, probe
-from dataloaders.decode import _runs, decode_frames, decode_raw
+from dataloaders.decode import decode_frames, decode_raw, packets_to_feed
 from dataloaders.errors import DataError
 from dataloaders.frames import uniform_indices
 from dataloaders.packet_index import packet_index
@@ -75,9 +75,9 @@ def test_only_needed_packets_are_fed() -> None:
         index = packet_index(container, stream)
     droppable = sum(fact.droppable for fact in index.facts)
     assert droppable > 10
-    (everything,) = [_runs(index, set(index.presented))]
+    (everything,) = [packets_to_feed(index, set(index.presented))]
     assert sorted(n for run in everything for n in run) == list(range(60))
-    (run,) = _runs(index, {index.presented[30]})
+    (run,) = packets_to_feed(index, {index.presented[30]})
     assert run[0] in {segment.start for segment in index.segments}
     assert len(run) < 12
 
