@@ -26,6 +26,7 @@ SUITE = (
     "grounding_module",
     "whole_step",
     "gemm_share",
+    "compiled",
     "overlap",
     "padding",
     "plan_memory",
