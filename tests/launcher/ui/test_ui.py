@@ -187,7 +187,9 @@ def test_an_upload_that_is_too_large(asker: Asker) -> None:
     assert response.status_code == 413
     assert "a clip has at most 200 MB" in text_of(response)
     app.config["MAX_CONTENT_LENGTH"] = MOST_BYTES
-    response = app.test_client().post("/ask", data={"question": "x" * 1_000_000})
+    head = b'--b\r\nContent-Disposition: form-data; name="question"\r\n\r\n'
+    body, kind = head + bytes(1_000_000) + b"\r\n--b--\r\n", "multipart/form-data; boundary=b"
+    response = app.test_client().post("/ask", data=body, content_type=kind)
     assert response.status_code == 413
     assert "a text far less" in text_of(response)
 
