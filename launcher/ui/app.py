@@ -68,7 +68,10 @@ def build_app(asker: Asker, hosts: Collection[str] | None) -> Flask:
         try:
             fields = {name: request.form.get(name, "").strip() for name in ("clip", *_LONGEST)}
         except RequestEntityTooLarge:
-            told = f"what was sent is larger than {MOST_BYTES // 1_000_000} MB; cut the clip"
+            most = MOST_BYTES // 1_000_000
+            told = (
+                f"what was sent is too large: a clip has at most {most} MB, a text far less; cut it"
+            )
             return _page(asker, {}, [], told, 413)
         try:
             return _page(asker, fields, _answers(asker, fields))

@@ -18,7 +18,7 @@ from dataloaders.manifest import read_manifest
 from launcher.cli import main
 from launcher.errors import UserError
 from launcher.evaluation.rows import read_rows
-from launcher.ui.app import build_app
+from launcher.ui.app import MOST_BYTES, build_app
 from launcher.ui.ask import Asked, Asker
 from tests.launcher.browsing import beyond, faults
 
@@ -185,7 +185,13 @@ def test_an_upload_that_is_too_large(asker: Asker) -> None:
     data = {"question": "What?", "upload": (io.BytesIO(bytes(2000)), "clip.mp4")}
     response = app.test_client().post("/ask", data=data)
     assert response.status_code == 413
-    assert "what was sent is larger than" in text_of(response)
+    assert "a clip has at most 200 MB" in text_of(response)
+    app.config["MAX_CONTENT_LENGTH"] = MOST_BYTES
+    head = b'--b\r\nContent-Disposition: form-data; name="question"\r\n\r\n'
+    body, kind = head + bytes(1_000_000) + b"\r\n--b--\r\n", "multipart/form-data; boundary=b"
+    response = app.test_client().post("/ask", data=body, content_type=kind)
+    assert response.status_code == 413
+    assert "a text far less" in text_of(response)
 
 
 def test_other_sites_get_nothing(client: Any) -> None:
