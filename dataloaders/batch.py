@@ -148,7 +148,7 @@ class Collator:
 
     texts: TextEncoder
     seed: int
-    _memory: FrameMemory = field(default_factory=FrameMemory, repr=False, compare=False)
+    _memory: FrameMemory = field(default_factory=FrameMemory, init=False, repr=False, compare=False)
 
     def lengths(self, visits: Sequence[VisitData]) -> list[int]:
         """Tokens of the longest text of each visit, as the language model reads it."""
