@@ -27,7 +27,7 @@ TRAINING: tuple[Phase, ...] = PHASES[1:]
 # double quantisation: Dettmers et al. 2023, "QLoRA", section 3, 0.127 bits a weight).
 NF4_BYTES = (4 + 0.127) / 8
 # DeepSpeed's defaults where a profile does not say: zero/config.py.
-_MAX_REUSE_DISTANCE = int(1e9)
+MAX_REUSE_DISTANCE = int(1e9)
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,7 @@ def gathered_lines(census: Census, engine: Engine) -> list[Line]:
     if engine.zero != 3:
         return []
     profile = engine.profile
-    reuse = profile.get("stage3_max_reuse_distance", _MAX_REUSE_DISTANCE) // 2
+    reuse = profile.get("stage3_max_reuse_distance", MAX_REUSE_DISTANCE) // 2
     arriving = min(profile["stage3_prefetch_bucket_size"] + census.largest_module, census.total)
     live = min(census.total, reuse + arriving)
     phases: tuple[Phase, ...] = ("forward", "backward")
