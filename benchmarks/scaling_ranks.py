@@ -35,12 +35,12 @@ class Measured:
     delay: float = 0.0
 
 
-def train(run: dict[str, Any], steps: int, reuse: int | None) -> Measured:
+def train(run: dict[str, Any], steps: int, own: dict[str, int]) -> Measured:
     """Steps of a run on this rank.
 
     Args:
-        reuse: ``stage3_max_reuse_distance`` in place of DeepSpeed's 10^9 elements, which is more
-            than a model has that fits a test.
+        own: settings of ZeRO in place of the profile's. By those a model of less than 10^9
+            elements is never let go between forward and backward pass.
     """
     from benchmarks.wire import bytes_sent, counted
 
@@ -52,8 +52,7 @@ def train(run: dict[str, Any], steps: int, reuse: int | None) -> Measured:
 
         config = parse_run_config(run)
         import_deepspeed(use_gpu=False)
-        if reuse is not None:
-            _set_reuse(reuse)
+        _set(own)
         job = build_job(config, report=lambda figures: None)
         found = Measured()
         try:
@@ -79,14 +78,14 @@ def train(run: dict[str, Any], steps: int, reuse: int | None) -> Measured:
     return found
 
 
-def _set_reuse(distance: int) -> None:
+def _set(own: dict[str, int]) -> None:
     from launcher.training import engine
 
     plain = engine.engine_profile
 
     def changed(config: Any) -> dict[str, Any]:
         profile = plain(config)
-        profile["zero_optimization"]["stage3_max_reuse_distance"] = distance
+        profile["zero_optimization"].update(own)
         return profile
 
     engine.engine_profile = changed

@@ -48,7 +48,8 @@ class Line:
 class Engine:
     """What the states depend on. ``cuda``: on GPUs, where gradients are reduced while
     others are computed and AdamW works on all tensors at once. ``offload``: parts of the states
-    that lie in host memory (:mod:`launcher.planning.offload`)."""
+    that lie in host memory (:mod:`launcher.planning.offload`). ``recompute``: ``engine.recompute``;
+    ``own``: settings in place of the profile's."""
 
     zero: int
     world: int
@@ -56,10 +57,12 @@ class Engine:
     accumulation: int
     cuda: bool
     offload: tuple[str, ...] = ()
+    recompute: tuple[str, ...] = ()
+    own: tuple[tuple[str, int], ...] = ()
 
     @property
     def profile(self) -> dict[str, int]:
-        return load_profile(self.zero)["zero_optimization"]
+        return load_profile(self.zero)["zero_optimization"] | dict(self.own)
 
     @property
     def accumulates_fp32(self) -> bool:

@@ -108,6 +108,8 @@ def gathered_again(large: Sequence[Weight], census: Census, engine: Engine) -> l
     twice the way. What is recomputed is met twice on the way back, so less is kept."""
     reached = {part.part for part in census.parts if part.part not in ENCODERS or part.trained}
     reuse = engine.profile.get("stage3_max_reuse_distance", MAX_REUSE_DISTANCE)
+    # What is fetched ahead when the pass turns back is kept, too.
+    reuse = max(reuse, 2 * engine.profile["stage3_prefetch_bucket_size"])
     way, found = 0, []
     for weight in reversed(large):
         if weight.part not in reached:
