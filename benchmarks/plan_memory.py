@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     args.work.mkdir(parents=True, exist_ok=True)
     make_model(args.work)
-    make_data(args.work)
+    make_data(args.work, model_tree(args.work))
     offload = ["optimizer"] if args.offload else []
     runs = [run_tree(args.work, zero, args.precision, offload) for zero in args.zero]
     rows = [compare(run, args.steps) for run in runs]
@@ -107,8 +108,8 @@ def make_model(work: Path) -> None:
     done.write_text(repr(sizes))
 
 
-def make_data(work: Path) -> None:
-    """Packed and labelled sample clips; what is there is kept."""
+def make_data(work: Path, model: Mapping[str, Any]) -> None:
+    """Sample clips, packed and labelled for a model; what is there is kept."""
     from dataloaders.manifest import read_manifest
     from dataloaders.moments.corpus import make_corpus
     from dataloaders.shards import pack
@@ -119,7 +120,7 @@ def make_data(work: Path) -> None:
     manifest = manifests["train"]
     rows = list(read_manifest(manifest))
     pack(rows, work / "train", root=manifest.parent, shard_bytes=200_000)
-    label_data(work / "train", GCGConfig.model_validate(model_tree(work)))
+    label_data(work / "train", GCGConfig.model_validate(model))
 
 
 def compare(run: dict[str, Any], steps: int) -> dict[str, Any]:

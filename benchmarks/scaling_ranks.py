@@ -10,6 +10,7 @@ from __future__ import annotations
 import statistics
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 WARM = 3
@@ -30,9 +31,11 @@ class Measured:
     checkpoint: int = 0
     stall: float = 0.0
     write: float = 0.0
+    flops: float = 0.0
     tflops: float = 0.0
     bandwidth: float = 0.0
     delay: float = 0.0
+    disk: float = 0.0
 
 
 def train(run: dict[str, Any], steps: int, own: dict[str, int]) -> Measured:
@@ -69,10 +72,12 @@ def train(run: dict[str, Any], steps: int, own: dict[str, int]) -> Measured:
                     found.steps.append(ended - got)
                     found.wait += (got - began) / steps
             found.step = statistics.median(found.steps)
+            found.flops = job.cost(turn.batch.micro)
             found.calls, found.bytes = dict(collectives.calls), dict(collectives.bytes)
             _checkpoint(job, WARM + steps, found)
             found.tflops = (job.peak.tflops or 0.0) / config.world_size
             _links(found)
+            found.disk = _disk(Path(run["run"]["storage"]) / f"probe-{job.folder.root.name}")
         finally:
             job.close()
     return found
@@ -138,3 +143,23 @@ def _links(found: Measured) -> None:
             dist.all_gather_into_tensor(all_of_them, one)
         delays.append((time.monotonic() - began) / 20)
     found.bandwidth, found.delay = statistics.median(rates), statistics.median(delays)
+
+
+def _disk(place: Path) -> float:
+    """Bytes a second that this rank writes, as a checkpoint's files are: with torch.save, to the
+    disk for good, and with their checksum; all ranks at the same time."""
+    import torch
+    import torch.distributed as dist
+
+    from launcher.checkpoints.commit import describe
+
+    file = place.with_name(f"{place.name}-{dist.get_rank()}.pt")
+    content, rates = torch.rand(_PROBE // 4), []
+    for _ in range(2):
+        dist.barrier()
+        began = time.monotonic()
+        torch.save(content, file)
+        describe(file)
+        rates.append(_PROBE / (time.monotonic() - began))
+    file.unlink()
+    return statistics.median(rates)

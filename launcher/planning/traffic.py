@@ -21,8 +21,10 @@ Kind = Literal["all-reduce", "all-gather", "reduce-scatter"]
 
 # Parts that no gradient reaches unless they learn: gathered for the forward pass alone.
 ENCODERS = ("vision trunk", "joint head", "text tower")
-# All-reduces of a few numbers in a step: pairs and faults of the batch, the losses, and of each
-# AdamW group the norm of its gradients.
+# What ``engine.recompute`` calls the parts.
+_RECOMPUTED = {"vision trunk": "vision", "Q-Former + projection": "qformer", "LLM": "llm"}
+# All-reduces of a few numbers in a step: pairs and faults of the batch, the losses; of each AdamW
+# group the norm of its gradients; in 16 bits whether any overflowed.
 _FIGURES = 2
 
 
@@ -48,7 +50,7 @@ def traffic(census: Census, engine: Engine) -> list[Collective]:
     if engine.world == 1:
         return []
     found = _sharded(census, engine) if engine.zero == 3 else _replicated(census, engine)
-    calls = _FIGURES + len(census.groups)
+    calls = _FIGURES + len(census.groups) + (engine.element < 4)
     found.append(Collective("figures", "all-reduce", calls, 16.0 * calls))
     return [each for each in found if each.calls]
 
@@ -78,12 +80,18 @@ def _replicated(census: Census, engine: Engine) -> list[Collective]:
 def _sharded(census: Census, engine: Engine) -> list[Collective]:
     """Stage 3: with every micro-batch all large weights for the forward pass, those that gradients
     reach for the backward pass, the gradients scattered; after the update the small weights, which
-    are kept whole, one by one (``_post_step``)."""
+    are kept whole, one by one (``_post_step``). Frozen weights of what is recomputed are let go
+    between recomputing and the backward pass, but for a block's last ones: an upper bound."""
     limit = engine.profile["stage3_param_persistence_threshold"]
     bucket = engine.profile["stage3_prefetch_bucket_size"]
     large = [weight for weight in census.weights if weight.numel > limit]
     small = [weight for weight in census.weights if weight.numel <= limit]
     again = gathered_again(large, census, engine)
+    anew = [
+        weight for weight in large
+        if _RECOMPUTED.get(weight.part) in engine.recompute and not weight.trained
+        and not weight.table
+    ]  # fmt: skip
     trained = [_padded(weight, engine) for weight in census.weights if weight.trained]
     a = engine.accumulation
     found = [
@@ -91,6 +99,7 @@ def _sharded(census: Census, engine: Engine) -> list[Collective]:
         for name, calls, size in (
             ("forward pass", _fetched_in(large, bucket), _bytes(large, engine)),
             ("backward pass", _fetched_in(again, bucket), _bytes(again, engine)),
+            ("recomputing", _fetched_in(anew, bucket), _bytes(anew, engine)),
         )
     ]
     reduced = _reduced_in(trained, engine.profile["reduce_bucket_size"])
@@ -105,14 +114,14 @@ def gathered_again(large: Sequence[Weight], census: Census, engine: Engine) -> l
     """Weights that a backward pass gathers: those that gradients reach, but for the last ones of
     the forward pass, which DeepSpeed has kept: what is used again within
     ``stage3_max_reuse_distance`` elements is not let go, and to the turning point and back is
-    twice the way. What is recomputed is met twice on the way back, so less is kept."""
+    twice the way. No gradient passes through a frozen embedding."""
     reached = {part.part for part in census.parts if part.part not in ENCODERS or part.trained}
     reuse = engine.profile.get("stage3_max_reuse_distance", MAX_REUSE_DISTANCE)
     # What is fetched ahead when the pass turns back is kept, too.
     reuse = max(reuse, 2 * engine.profile["stage3_prefetch_bucket_size"])
     way, found = 0, []
     for weight in reversed(large):
-        if weight.part not in reached:
+        if weight.part not in reached or (weight.table and not weight.trained):
             continue
         way += weight.numel
         if 2 * way > reuse:
