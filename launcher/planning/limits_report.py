@@ -97,7 +97,9 @@ def limits_tree(plan: Plan) -> dict[str, Any] | None:
         "lower": found.lower,
         "upper": found.upper,
         "bottleneck": found.bottleneck,
-        "remedy": None if plan.remedy is None else asdict(plan.remedy),
+        "remedy": None
+        if plan.remedy is None
+        else {"setting": plan.remedy.setting, "gain": plan.remedy.gain},
         "data": {**asdict(found.data), "decode_rate": _finite(found.data.decode_rate)},
         "checkpoint": asdict(found.checkpoint),
     }

@@ -16,41 +16,57 @@ from launcher.planning.search import Situation, run_memory
 _GAIN = 0.02
 
 
+# Times as many decoding threads as are proposed at most: with the default of 2 and 8 workers a
+# machine 128 cores, which is what machines have.
+_CORES = 8
+
+# What to write, the run with it, and its data.
+Setting = tuple[str, RunConfig, Sample]
+
+
 @dataclass(frozen=True)
 class Remedy:
-    """A setting that moves the bottleneck. ``gain``: how many times as many pairs a second, by the
-    lower bound, or the upper one where that stands still."""
+    """A setting that moves the bottleneck. ``gain``: how many times as many pairs a second, if all
+    overlaps, or if nothing does where that stands still. ``config``, ``sample``: the run with it,
+    and its data."""
 
     setting: str
     gain: float
+    config: RunConfig
+    sample: Sample
 
 
 def remedy(config: RunConfig, situation: Situation, sample: Sample) -> Remedy | None:
     """Of the settings that could move the run's bottleneck, the one that helps most, by this
-    model; None where none does."""
+    model; None where none does. What changes the global batch, and so what is learned, comes
+    last."""
     now = run_limits(config, situation, sample)
+    return _best(now, _settings(now, config, situation, sample), situation) or _best(
+        now, _larger_batches(now, config, sample), situation
+    )
+
+
+def _best(now: Limits, settings: Iterator[Setting], situation: Situation) -> Remedy | None:
     best: Remedy | None = None
-    for setting, changed, data in _settings(now, config, situation, sample):
+    for setting, changed, data in settings:
         if run_memory(changed, situation).peak > situation.hardware.memory:
             continue
-        then = run_limits(changed, situation, data)
-        gain = max(_rate(then.lower, then) / _rate(now.lower, now),
-                   _rate(then.upper, then) / _rate(now.upper, now))  # fmt: skip
-        if gain > 1 + _GAIN and (best is None or gain > best.gain):
-            best = Remedy(setting, gain)
+        gain = _gain(now, run_limits(changed, situation, data))
+        if gain > (1 + _GAIN) * (1 if best is None else best.gain):  # of equals the first
+            best = Remedy(setting, gain, changed, data)
     return best
 
 
-def _rate(seconds: float, limits: Limits) -> float:
-    return limits.time.pairs / seconds
+def _gain(now: Limits, then: Limits) -> float:
+    pairs = then.time.pairs / now.time.pairs
+    overlapping, apart = pairs * now.lower / then.lower, pairs * now.upper / then.upper
+    return overlapping if overlapping > 1 + _GAIN else apart
 
 
 def _settings(
     now: Limits, config: RunConfig, situation: Situation, sample: Sample
-) -> Iterator[tuple[str, RunConfig, Sample]]:
-    """What may move the bottleneck: what to write, the run with it, and its data."""
-    if now.bottleneck == "decode":
-        yield from _without_decoding(config, situation, sample)
+) -> Iterator[Setting]:
+    """What may move the bottleneck, and leaves what is learned as it is."""
     by_part = {
         "compute": _computing,
         "wire": _sending,
@@ -61,6 +77,8 @@ def _settings(
     # Where reading is the limit, nothing but the storage helps.
     for setting, changed in by_part.get(now.bottleneck, _nothing)(now, config):
         yield setting, changed, sample
+    if now.bottleneck == "decode":
+        yield from _without_decoding(config, situation, sample)
 
 
 def _nothing(now: Limits, config: RunConfig) -> Iterator[tuple[str, RunConfig]]:
@@ -80,17 +98,24 @@ def _sending(now: Limits, config: RunConfig) -> Iterator[tuple[str, RunConfig]]:
     for micro in range(config.engine.micro_batch + 1, share + 1):
         if share % micro == 0:
             yield f"engine.micro_batch={micro}", _with(config, "engine", micro_batch=micro)
-    batch = 4 * config.data.global_batch
-    yield f"data.global_batch={batch}", _with(config, "data", global_batch=batch)
+
+
+def _larger_batches(now: Limits, config: RunConfig, sample: Sample) -> Iterator[Setting]:
+    """Fewer and larger steps, where the wire is the limit."""
+    if now.bottleneck != "wire":
+        return
+    batch, micro = 4 * config.data.global_batch, 4 * config.engine.micro_batch
+    larger = _with(config, "data", global_batch=batch)
+    yield f"data.global_batch={batch}", larger, sample
+    both = _with(larger, "engine", micro_batch=micro)
+    yield f"data.global_batch={batch} engine.micro_batch={micro}", both, sample
 
 
 def _offloading(now: Limits, config: RunConfig) -> Iterator[tuple[str, RunConfig]]:
     yield "engine.offload=[]", _with(config, "engine", offload=())
 
 
-def _without_decoding(
-    config: RunConfig, situation: Situation, sample: Sample
-) -> Iterator[tuple[str, RunConfig, Sample]]:
+def _without_decoding(config: RunConfig, situation: Situation, sample: Sample) -> Iterator[Setting]:
     """Features in place of clips; that no image encoder runs is not counted."""
     if not config.model.vision.train:
         info = features_of(config, situation.model)
@@ -103,7 +128,7 @@ def _decoding(now: Limits, config: RunConfig) -> Iterator[tuple[str, RunConfig]]
         yield "data.decoder=dali", _with(config, "data", decoder="dali")
     threads, times = config.data.decode_threads, 1
     rest = max(seconds for part, seconds in now.parts.items() if part != "decode")
-    while times < 16 and now.data.decode > times * rest:
+    while times < _CORES and now.data.decode > times * rest:
         times *= 2
     changed = _with(config, "data", decode_threads=times * threads)
     yield f"data.decode_threads={times * threads} (a core each)", changed

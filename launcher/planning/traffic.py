@@ -88,10 +88,10 @@ def _sharded(census: Census, engine: Engine) -> list[Collective]:
     small = [weight for weight in census.weights if weight.numel <= limit]
     again = gathered_again(large, census, engine)
     anew = [
-        weight for weight in large
+        weight
+        for weight in _reached(large, census)
         if _RECOMPUTED.get(weight.part) in engine.recompute and not weight.trained
-        and not weight.table
-    ]  # fmt: skip
+    ]
     trained = [_padded(weight, engine) for weight in census.weights if weight.trained]
     a = engine.accumulation
     found = [
@@ -115,18 +115,21 @@ def gathered_again(large: Sequence[Weight], census: Census, engine: Engine) -> l
     the forward pass, which DeepSpeed has kept: what is used again within
     ``stage3_max_reuse_distance`` elements is not let go, and to the turning point and back is
     twice the way. No gradient passes through a frozen embedding."""
-    reached = {part.part for part in census.parts if part.part not in ENCODERS or part.trained}
     reuse = engine.profile.get("stage3_max_reuse_distance", MAX_REUSE_DISTANCE)
     # What is fetched ahead when the pass turns back is kept, too.
     reuse = max(reuse, 2 * engine.profile["stage3_prefetch_bucket_size"])
     way, found = 0, []
-    for weight in reversed(large):
-        if weight.part not in reached or (weight.table and not weight.trained):
-            continue
+    for weight in reversed(_reached(large, census)):
         way += weight.numel
         if 2 * way > reuse:
             found.append(weight)
     return found
+
+
+def _reached(weights: Sequence[Weight], census: Census) -> list[Weight]:
+    """Those that a gradient passes through, or that have one."""
+    parts = {part.part for part in census.parts if part.part not in ENCODERS or part.trained}
+    return [each for each in weights if each.part in parts and (each.trained or not each.table)]
 
 
 def _fetched_in(weights: Iterable[Weight], bucket: int) -> int:

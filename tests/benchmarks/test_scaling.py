@@ -1,0 +1,46 @@
+"""What the checks of the cost model count, and at two ranks what they find."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from benchmarks.scaling import measure
+from benchmarks.scaling_table import efficiency, row, situation_of
+from benchmarks.wire import bytes_sent
+
+
+def test_the_kernel_counts_what_this_process_sends():
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(server.getsockname()) as near,
+        server.accept()[0] as far,
+    ):
+        before = bytes_sent()
+        near.sendall(b"x" * 12_345)
+        received = 0
+        while received < 12_345:
+            received += len(far.recv(65_536))
+        far.sendall(b"y" * 55)
+        assert bytes_sent() - before == 12_345 + 55
+
+
+def test_a_model_read_off_at_two_sizes():
+    start = situation_of("flan-t5-xl")
+    small, large = (row("flan-t5-xl", gpus, start) for gpus in (8, 4096))
+    assert small.limits.bottleneck == "decode"
+    assert small.moved[-1][1] == "compute"
+    assert large.limits.parts["compute"] == pytest.approx(small.limits.parts["compute"])
+    assert large.limits.parts["wire"] > small.limits.parts["wire"]
+    assert large.limits.checkpoint.best < small.limits.checkpoint.best
+    apart, overlapping = efficiency("flan-t5-xl", 4096, start)
+    assert 0.5 < apart < overlapping == 1
+
+
+@pytest.mark.slow
+def test_bytes_calls_and_checkpoints_at_two_ranks(tmp_path):
+    """Bytes and calls are decided by shapes alone, so their bounds are tight (1 %, and equal)."""
+    result = measure(tmp_path, quick=True)
+    assert [claim.what for claim in result.claims if not claim.met] == []
+    assert len(result.data["cases"]) == 4
