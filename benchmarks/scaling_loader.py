@@ -13,10 +13,12 @@ THREADS = (1, 2)
 
 @dataclass(frozen=True)
 class Loading:
-    """``seconds``: CPU of a clip as `gcg plan` measures it; rates in clips a second."""
+    """``seconds``: CPU of a clip as `gcg plan` measures it, ``loader``: of the process by clip;
+    rates in clips a second."""
 
     threads: int
     seconds: float
+    loader: float
     modelled: float
     measured: float
 
@@ -34,14 +36,15 @@ def loading(run: dict[str, Any], seconds: float) -> list[Loading]:
         config = parse_run_config(own)
         image_size = resolve_preset(config.model).vision.image_size
         before, _ = decode_seconds(config, image_size)
-        rate = _clips_a_second(config, seconds)
+        rate, cpu = _clips_a_second(config, seconds)
         after, _ = decode_seconds(config, image_size)  # a busy machine slows clips down, too
         clip = (before + after) / 2
-        found.append(Loading(threads, clip, host_rate(clip, threads), rate))
+        found.append(Loading(threads, clip, cpu, host_rate(clip, threads), rate))
     return found
 
 
-def _clips_a_second(config: Any, seconds: float) -> float:
+def _clips_a_second(config: Any, seconds: float) -> tuple[float, float]:
+    """And the CPU-seconds of each."""
     from gcg.build import build_skeleton
     from launcher.training.build import build_parts
     from launcher.training.data import build_loader
@@ -52,10 +55,11 @@ def _clips_a_second(config: Any, seconds: float) -> float:
         try:
             for _ in range(config.data.prefetch_steps + 1):  # what was ready costs nothing
                 next(loader)
-            clips, began = 0, time.monotonic()
+            clips, began, used = 0, time.monotonic(), time.process_time()
             while time.monotonic() - began < seconds:
                 clips += sum(len(micro.contrast_group) for micro in next(loader).micro)
-            return clips / (time.monotonic() - began)
+            used = time.process_time() - used
+            return clips / (time.monotonic() - began), used / clips
         finally:
             loader.close()
             source.close()

@@ -16,6 +16,9 @@ from typing import Any
 WARM = 3
 # Bytes of the tensors that the links are measured with.
 _PROBE = 2**25
+# Rows and columns of the products, and seconds that they are timed for.
+_SIZE = 512
+_PRODUCTS_S = 1.0
 
 
 @dataclass
@@ -75,7 +78,7 @@ def train(run: dict[str, Any], steps: int, own: dict[str, int]) -> Measured:
             found.flops = job.cost(turn.batch.micro)
             found.calls, found.bytes = dict(collectives.calls), dict(collectives.bytes)
             _checkpoint(job, WARM + steps, found)
-            found.tflops = (job.peak.tflops or 0.0) / config.world_size
+            found.tflops = _products()
             _links(found)
             found.disk = _disk(Path(run["run"]["storage"]) / f"probe-{job.folder.root.name}")
         finally:
@@ -119,6 +122,22 @@ def _checkpoint(job: Any, step: int, found: Measured) -> None:
         or (rank == 0 and file.name.startswith("mp_rank_"))
     ]  # fmt: skip
     found.checkpoint = sum(file.stat().st_size for file in mine)
+
+
+def _products() -> float:
+    """10^12 FLOPs a second of float32 products, all ranks at work: a rank's share of the cores."""
+    import torch
+    import torch.distributed as dist
+
+    left = torch.rand(_SIZE, _SIZE)
+    for _ in range(3):
+        torch.mm(left, left)
+    dist.barrier()
+    began, done = time.monotonic(), 0
+    while (taken := time.monotonic() - began) < _PRODUCTS_S:
+        torch.mm(left, left)
+        done += 1
+    return done * 2 * _SIZE**3 / taken / 1e12
 
 
 def _links(found: Measured) -> None:

@@ -49,7 +49,8 @@ class Case:
 @dataclass(frozen=True)
 class Checked:
     """A case, measured and modelled. ``collectives``: with what gloo makes of a reduce-scatter, an
-    all-reduce; ``plain``: as a ring has them. ``step``: seconds."""
+    all-reduce; ``plain``: bytes sent as a ring has them. ``compute``, ``wire``: seconds of a step,
+    the products at the rate that was measured."""
 
     case: Case
     ranks: tuple[Measured, ...]
@@ -57,12 +58,18 @@ class Checked:
     plain: float
     checkpoint: float
     write: float
-    step: float
+    compute: float
+    wire: float
 
     @property
     def sent(self) -> float:
         """Bytes a worker sends, as modelled."""
         return sum(each.sent(self.case.world) for each in self.collectives)
+
+    @property
+    def step(self) -> float:
+        """Seconds of a step, measured, of the slowest rank."""
+        return max(rank.step for rank in self.ranks)
 
     @property
     def calls(self) -> int:
@@ -112,10 +119,11 @@ NOTES = (
     "*Recomputed*: DeepSpeed lets go of frozen weights between recomputing a block and its "
     "backward pass, though it keeps the block's last ones; the model has all of them, an upper "
     "bound, and is not in the first two lines.",
-    "Steps are modelled as products at the rate that all ranks reach together on this machine, and "
-    "collectives at gloo's measured rate and delay, one after the other. What is not a matrix "
-    "product (normalisation, softmax, AdamW, hooks of ZeRO-3) is not modelled, products of this "
-    "size do not reach the rate of the probe, and four ranks share two cores while they wait.",
+    "Steps: products at the rate that all ranks reach at the same time on this machine, so four "
+    "ranks on two cores have half the rate each, times the share of it that one rank's step "
+    "reached with that stage (in the place of `--mfu`, so the rows of one rank are 1.00); then "
+    "collectives at gloo's measured rate and delay. What is predicted is what more ranks add.",
+    "Decoding: rates of the clock need a free core for each thread; CPU-seconds do not.",
 )
 
 
@@ -141,14 +149,22 @@ def _wire(checked: Sequence[Checked]) -> Table:
 
 
 def _steps(checked: Sequence[Checked]) -> Table:
+    shares = {
+        (one.case.zero, one.case.llm): one.compute / one.step
+        for one in checked
+        if one.case.world == 1
+    }
     rows = []
     for one in checked:
-        slow = max(one.ranks, key=lambda rank: rank.step)
+        case, slow = one.case, max(one.ranks, key=lambda rank: rank.step)
         links = f"{slow.bandwidth / 1e9:.2f} GB/s, {slow.delay * 1e3:.1f} ms" if slow.delay else "–"
-        ratio = f"{one.step / slow.step:.2f}"
-        times = (f"{one.step:.2f} s", f"{slow.step:.2f} s", ratio)
-        rows.append((*_run(one), f"{slow.tflops * 1e3:.0f}", links, *times))
-    columns = (*_RUN, "GFLOP/s a rank", "gloo: rate, delay", "modelled", "measured", "ratio")
+        share = shares.get((case.zero, case.llm)) or shares.get((1, case.llm)) or 1.0
+        step = one.compute / share + one.wire
+        parts = (f"{slow.tflops * 1e3:.0f} × {share:.2f}", links, f"{one.compute / share:.2f} s")
+        times = (f"{one.wire:.2f} s", f"{step:.2f} s", f"{one.step:.2f} s")
+        rows.append((*_run(one), *parts, *times, f"{step / one.step:.2f}"))
+    columns = (*_RUN, "GFLOP/s of a rank, share", "gloo: rate, delay", "computing", "wire",
+               "modelled", "measured", "ratio")  # fmt: skip
     return Table("Time of a step, nothing overlapping", columns, tuple(rows))
 
 
@@ -168,7 +184,9 @@ def _checkpoints(checked: Sequence[Checked]) -> Table:
 def _loading(loaded: Sequence[Loading]) -> Table:
     rows = []
     for one in loaded:
+        cpu = (f"{one.seconds:.4f} s", f"{one.loader:.4f} s", f"{one.seconds / one.loader:.2f}")
         rates = (f"{one.modelled:.1f}", f"{one.measured:.1f}", f"{one.modelled / one.measured:.2f}")
-        rows.append((str(one.threads), f"{one.seconds:.4f} s", *rates))
-    columns = ("threads", "CPU of a clip", "clips/s, modelled", "clips/s of the loader", "ratio")
+        rows.append((str(one.threads), *cpu, *rates))
+    columns = ("threads", "CPU of a clip, as planned", "in the loader", "ratio",
+               "clips/s, modelled", "of the loader", "ratio")  # fmt: skip
     return Table("Decoding, the loader alone", columns, tuple(rows))
