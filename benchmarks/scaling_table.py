@@ -58,22 +58,23 @@ def measure(work: Path, quick: bool) -> Result:
     lines: dict[str, list[tuple[float, float]]] = {}
     for name in names:
         start = situation_of(name)
-        found = [row(name, gpus, start) for gpus in (curve_at if quick else GPUS)]
-        rows += found
-        for gpus in curve_at:
-            apart, overlapping = efficiency(name, gpus, start)
-            lines.setdefault(f"{name}, nothing overlaps", []).append((gpus, apart))
-            lines.setdefault(f"{name}, all overlaps", []).append((gpus, overlapping))
+        rows += [row(name, gpus, start) for gpus in (curve_at if quick else GPUS)]
+        steps = {gpus: seconds(name, gpus, start) for gpus in curve_at}
+        for which, bound in enumerate(("nothing overlaps", "all overlaps")):
+            alone = steps[PER_NODE][which]
+            line = [(float(gpus), alone / found[which]) for gpus, found in steps.items()]
+            lines[f"{name}, {bound}"] = line
     return Result(
         title="Read off at 8 to 4,096 GPUs — computed, not measured",
         tables=(_steps(rows), _wires(rows), _rates(rows), _moves(rows)),
         curves=(
             Curve(
                 "scaling-efficiency",
-                "Share of a step that computes, computed",
+                "Pairs a second of a GPU, of those with 8 GPUs (computed)",
                 "GPUs",
-                "compute / step",
-                lines,
+                "share of the rate with 8 GPUs",
+                # Where sending is always the shorter, overlapping leaves nothing to show.
+                {name: line for name, line in lines.items() if min(y for _, y in line) < 0.99},
                 log_x=True,
             ),
         ),
@@ -141,12 +142,14 @@ def _moved(config: RunConfig, situation: Situation) -> Iterator[tuple[Remedy, st
         yield found, run_limits(config, situation, sample).bottleneck
 
 
-def efficiency(name: str, gpus: int, start: Situation) -> tuple[float, float]:
-    """Share of a step that computes, sending after it or beside it; decoding is kept up with."""
-    _, _, best = planned(name, gpus, start)
-    time = best.time
-    beside = max(time.compute, time.communication, time.copying + time.updating)
-    return time.compute / time.seconds, time.compute / beside
+def seconds(name: str, gpus: int, start: Situation) -> tuple[float, float]:
+    """The shortest step of the ways that fit, sending after computing, and beside it; decoding is
+    kept up with."""
+    situation = replace(start, nodes=gpus // PER_NODE)
+    found = candidates(parse_run_config(run_tree(name, gpus)), situation)
+    times = [one.time for one in found if one.fits]
+    beside = (max(t.compute, t.communication, t.copying + t.updating) for t in times)
+    return min(t.seconds for t in times), min(beside)
 
 
 NOTES = (

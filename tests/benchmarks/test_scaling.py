@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from benchmarks.scaling import measure
-from benchmarks.scaling_table import efficiency, row, situation_of
+from benchmarks.scaling_table import row, seconds, situation_of
 from benchmarks.wire import bytes_sent
 
 
@@ -34,8 +34,9 @@ def test_a_model_read_off_at_two_sizes():
     assert large.limits.parts["compute"] == pytest.approx(small.limits.parts["compute"])
     assert large.limits.parts["wire"] > small.limits.parts["wire"]
     assert large.limits.checkpoint.best < small.limits.checkpoint.best
-    apart, overlapping = efficiency("flan-t5-xl", 4096, start)
-    assert 0.5 < apart < overlapping == 1
+    few, many = (seconds("flan-t5-xl", gpus, start) for gpus in (8, 4096))
+    assert few[1] <= few[0] <= many[0] < 2 * few[0]
+    assert many[1] == pytest.approx(few[1])
 
 
 @pytest.mark.slow
