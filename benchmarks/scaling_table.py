@@ -158,15 +158,15 @@ NOTES = (
     "0.5 CPU-s and 4 MB (stated); 2 decoding threads a worker, the default. That 4-bit weights are "
     "turned into bf16 for each product is not in the computing.",
     "What limits at 4,096 is the batch before the links: two videos a GPU are 8,192 videos or "
-    "32,768 questions a step, more than twice the videos of NExT-QA's training set, so an epoch is "
-    "less than one step. The run needs as many streams as it has ranks (`data.streams`), so at "
+    "32,768 questions a step, about as many as NExT-QA's training set has (34,132), so an epoch "
+    "is one step. The run needs as many streams as it has ranks (`data.streams`), so at "
     "least 4,096 shards; contrast groups of two lie within two ranks and send nothing worth "
     "naming.",
     "Below ZeRO-3 a step sends the trained weights alone, 0.19 B of them, whatever the LLM's size; "
-    "what grows with the cluster are the delays. ZeRO-3 gathers each small weight by itself after "
-    "each update (counted in the section before), and a ring has a step for every worker, so at "
-    "4,096 its delays are longer than its transfers: 4-bit weights on every GPU "
-    "(`model.llm.quantize=nf4`), which need no gathering, are the way out for a 70 B LLM.",
+    "what grows with the cluster are the delays. ZeRO-3 gathers weight by weight, the small ones "
+    "too (counted above), and a ring has a step for every worker, so at 4,096 its delays are "
+    "sixteen times its transfers: 4-bit weights on every GPU (`model.llm.quantize=nf4`), which "
+    "need no gathering, are the way out for a 70 B LLM.",
 )
 
 
