@@ -33,6 +33,7 @@ def cases(quick: bool) -> list[Case]:
     grid = [Case(world, zero) for world in (1, 2, 4) for zero in (1, 2, 3)]
     return [
         *grid,
+        Case(1, 1, "full"),
         *(Case(2, zero, "full") for zero in (1, 2, 3)),
         Case(2, 3, let_go=True),
         Case(2, 3, recompute=True),
