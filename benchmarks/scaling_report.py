@@ -122,9 +122,10 @@ NOTES = (
     "Steps: products at the rate of the fastest, a core or its part for each rank (four share "
     "two), times the share of it that one rank's step reached with that stage (in the place of "
     "`--mfu`, so the rows of one rank are 1.00); then collectives at gloo's measured rate and "
-    "delay. What is predicted is what more ranks add. Times are the shortest of several, rates the highest: "
-    "other work shared the cores.",
-    "Decoding: rates of the clock need a free core for each thread; CPU-seconds do not.",
+    "delay. What is predicted is what more ranks add. Times are the shortest of several, rates "
+    "the highest: other work shared the cores.",
+    "Decoding: rates of the clock need a free core for each thread, which this machine did not "
+    "have for two; CPU-seconds do not. In the loader a clip also has its part of a batch made.",
 )
 
 
