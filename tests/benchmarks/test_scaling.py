@@ -6,9 +6,14 @@ import socket
 
 import pytest
 
+from benchmarks.results import markdown
 from benchmarks.scaling import measure
+from benchmarks.scaling_loader import Loading
+from benchmarks.scaling_ranks import Measured
+from benchmarks.scaling_report import Case, Checked, report
 from benchmarks.scaling_table import row, seconds, situation_of
 from benchmarks.wire import bytes_sent
+from launcher.planning.traffic import Collective
 
 
 def test_the_kernel_counts_what_this_process_sends():
@@ -37,6 +42,29 @@ def test_a_model_read_off_at_two_sizes():
     few, many = (seconds("flan-t5-xl", gpus, start) for gpus in (8, 4096))
     assert few[1] <= few[0] <= many[0] < 2 * few[0]
     assert many[1] == pytest.approx(few[1])
+
+
+def checked(sent: int, calls: int, saved: int) -> Checked:
+    """A case of which 1,000 bytes in two calls and a checkpoint of 500 bytes were modelled."""
+    found = Measured(sent, {"all-reduce": calls}, step=1.0, checkpoint=saved, disk=1.0)
+    gradients = Collective("gradients", "all-reduce", 2, 1000.0)
+    return Checked(Case(2, 1), (found, found), (gradients,), 1000.0, 500.0, 1.0, 0.5, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("sent", "calls", "saved", "met"),
+    [
+        (1005, 2, 505, [True, True, True]),
+        (1020, 2, 505, [False, True, True]),
+        (1005, 3, 505, [True, False, True]),
+        (1005, 2, 550, [True, True, False]),
+    ],
+)
+def test_a_model_that_is_off_is_said_to_be(sent, calls, saved, met):
+    loaded = [Loading(1, 0.1, 0.1, 10.0, 9.0)]
+    result = report([checked(sent, calls, saved)], loaded, checkpoint_bound=0.02)
+    assert [claim.met for claim in result.claims] == met
+    assert "| 2 | 1 | LLM frozen, fp32 |" in markdown(result)
 
 
 @pytest.mark.slow
