@@ -1,6 +1,6 @@
 """Does `gcg plan` say what training takes? Planned and measured peak memory of CPU workers.
 
-    python -m benchmarks.plan_memory --work DIR [--zero 1 2 3] [--steps 4] [--offload] [--json FILE]
+    python -m benchmarks.plan_memory --work DIR [--quick] [--json FILE]
 
 Makes an InstructBLIP folder with random weights (300 M parameters; the Llama learns whole),
 packs and labels a few sample clips, and makes real training steps at two ranks over gloo, through
@@ -11,15 +11,16 @@ as Linux counts it, of each rank; Ray's own part of a worker is not in it. DIR k
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.results import Claim, Result, Table, main
+
 RANKS = 2
 QUESTIONS = 2
+BOUND = 0.15
 
 
 @dataclass(frozen=True)
@@ -32,25 +33,30 @@ class Measured:
     peak: int
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Planned and measured memory, on CPUs.")
-    parser.add_argument("--work", type=Path, required=True, help="folder for model and clips")
-    parser.add_argument("--zero", type=int, nargs="+", default=[1, 2, 3], choices=[1, 2, 3])
-    parser.add_argument("--steps", type=int, default=4)
-    parser.add_argument("--precision", default="bf16", choices=["bf16", "fp32"])
-    parser.add_argument("--offload", action="store_true", help="the optimizer; gains nothing here")
-    parser.add_argument("--json", type=Path, help="also write the figures here")
-    args = parser.parse_args(argv)
-    args.work.mkdir(parents=True, exist_ok=True)
-    make_model(args.work)
-    make_data(args.work)
-    offload = ["optimizer"] if args.offload else []
-    runs = [run_tree(args.work, zero, args.precision, offload) for zero in args.zero]
-    rows = [compare(run, args.steps) for run in runs]
-    sys.stdout.write(table(rows))
-    if args.json is not None:
-        args.json.write_text(json.dumps(rows, indent=1) + "\n")
-    return 0
+def measure(work: Path, quick: bool) -> Result:
+    """Planned and measured peak memory of two CPU workers, with each ZeRO stage."""
+    make_model(work)
+    make_data(work, model_tree(work))
+    stages, steps = ((2,), 2) if quick else ((1, 2, 3), 3)
+    rows = [compare(run_tree(work, zero, "fp32", []), steps) for zero in stages]
+    return Result(
+        title="Memory as planned",
+        claims=tuple(_claim(row) for row in rows),
+        tables=(_table(rows),),
+        notes=(
+            "Two ranks over gloo, a random InstructBLIP of "
+            f"{rows[0]['parameters'] / 1e6:.0f} M parameters, {rows[0]['trained'] / 1e6:.0f} M of "
+            "them trained, fp32, real clips, through the worker's own code. Measured is each "
+            "process's peak resident memory (VmHWM).",
+        ),
+        data={"runs": rows},
+    )
+
+
+def _claim(row: dict[str, Any]) -> Claim:
+    ratio = row["ratio"]
+    what = f"peak memory of a worker, planned / measured, ZeRO-{row['zero']}, two ranks"
+    return Claim(what, f"{ratio:.3f}", f"1 ± {BOUND:g}", abs(ratio - 1) <= BOUND)
 
 
 def run_tree(work: Path, zero: int, precision: str, offload: list[str]) -> dict[str, Any]:
@@ -107,8 +113,8 @@ def make_model(work: Path) -> None:
     done.write_text(repr(sizes))
 
 
-def make_data(work: Path) -> None:
-    """Packed and labelled sample clips; what is there is kept."""
+def make_data(work: Path, model: Mapping[str, Any]) -> None:
+    """Sample clips, packed and labelled for a model; what is there is kept."""
     from dataloaders.manifest import read_manifest
     from dataloaders.moments.corpus import make_corpus
     from dataloaders.shards import pack
@@ -119,7 +125,7 @@ def make_data(work: Path) -> None:
     manifest = manifests["train"]
     rows = list(read_manifest(manifest))
     pack(rows, work / "train", root=manifest.parent, shard_bytes=200_000)
-    label_data(work / "train", GCGConfig.model_validate(model_tree(work)))
+    label_data(work / "train", GCGConfig.model_validate(model))
 
 
 def compare(run: dict[str, Any], steps: int) -> dict[str, Any]:
@@ -172,23 +178,17 @@ def resident(name: str) -> int:
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown; GB are 10^9 bytes."""
-    lines = [
-        "| ZeRO | precision | parameters, trained (M) | before a model | planned | measured, each "
-        "| planned / measured |",
-        "|---|---|---|---|---|---|---|",
-    ]
+def _table(rows: list[dict[str, Any]]) -> Table:
+    """GB are 10^9 bytes."""
+    shown = []
     for row in rows:
-        ranks = ", ".join(f"{rank['peak'] / 1e9:.2f}" for rank in row["ranks"])
         before = max(rank["before"] for rank in row["ranks"])
-        lines.append(
-            f"| {row['zero']} | {row['precision']} | {row['parameters'] / 1e6:.0f}, "
-            f"{row['trained'] / 1e6:.0f} | {before / 1e9:.2f} GB | {row['planned'] / 1e9:.2f} GB "
-            f"({row['phase']}) | {ranks} GB | {row['ratio']:.2f} |"
-        )
-    return "\n".join(lines) + "\n"
+        peaks = ", ".join(f"{rank['peak'] / 1e9:.2f}" for rank in row["ranks"])
+        sizes = (f"{before / 1e9:.2f} GB", f"{row['planned'] / 1e9:.2f} GB ({row['phase']})")
+        shown.append((str(row["zero"]), *sizes, f"{peaks} GB", f"{row['ratio']:.2f}"))
+    columns = ("ZeRO", "before a model", "planned peak", "measured, rank 0 and 1", "ratio")
+    return Table("Peak memory", columns, tuple(shown))
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(main(measure))

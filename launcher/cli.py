@@ -125,6 +125,7 @@ def _plan_arguments(stage: argparse.ArgumentParser) -> None:
     stage.add_argument("--network", type=float, default=50.0, help="GB/s a GPU between machines")
     stage.add_argument("--pcie", type=float, default=25.0, help="GB/s between a GPU and its host")
     stage.add_argument("--read", type=float, default=1.0, help="GB/s a machine reads of its data")
+    stage.add_argument("--write", type=float, default=1.0, help="GB/s a machine writes checkpoints")
     stage.add_argument("--question-tokens", type=int, default=32)
     stage.add_argument("--json", action="store_true")
 

@@ -1,6 +1,7 @@
 """`gcg plan`: what a run needs, before it runs. No GPU, no weights, no network.
 
 census (sizes) ─► shapes ─► activations, flops, states ─► memory, timing ─► search ─► report
+           traffic ─► links ─► timing; data rates, checkpointing ─► limits ─► remedies ─► report
 """
 
 from __future__ import annotations
@@ -10,9 +11,12 @@ from dataclasses import dataclass
 from gcg.errors import ModelError
 from launcher.config import RunConfig
 from launcher.errors import UserError
+from launcher.planning.data_rates import sample_of
 from launcher.planning.flops import Flops, pair_flops
 from launcher.planning.frames import FeatureReading, FrameCosts, frame_costs
+from launcher.planning.limits import Limits, run_limits
 from launcher.planning.memory import Device, Memory
+from launcher.planning.remedies import Remedy, remedy
 from launcher.planning.search import (
     Candidate,
     Situation,
@@ -34,7 +38,8 @@ QUESTION_TOKENS = 32
 class Plan:
     """All that `gcg plan` says. ``data`` is a sentence where the packed data are not there, and so
     is ``frames``, clips against features;
-    ``recomputed``: the run's activations with every part recomputed."""
+    ``recomputed``: the run's activations with every part recomputed. ``limits``: None on CPUs,
+    where computing is not timed; ``remedy``: what moves the largest, if any setting does."""
 
     world: World
     situation: Situation
@@ -47,6 +52,8 @@ class Plan:
     data: EpochData | str
     frames: FrameCosts | FeatureReading | str
     candidates: list[Candidate]
+    limits: Limits | None
+    remedy: Remedy | None
 
     @property
     def config(self) -> RunConfig:
@@ -107,6 +114,9 @@ def _plan(world: World, situation: Situation, data: EpochData | str) -> Plan:
     recompute = config.engine.recompute
     flops = pair_flops(situation.model, batch, situation.pairs_per_visit, recompute)
     step = run_time(config, situation)
+    cuda = situation.device == "cuda"
+    frames = frame_costs(world, data, situation.model, flops, step, situation.hardware, cuda=cuda)
+    sample = sample_of(config, situation.model, data, frames)
     return Plan(
         world=world,
         situation=situation,
@@ -117,16 +127,10 @@ def _plan(world: World, situation: Situation, data: EpochData | str) -> Plan:
         flops=flops,
         time=step,
         data=data,
-        frames=frame_costs(
-            world,
-            data,
-            situation.model,
-            flops,
-            step,
-            situation.hardware,
-            cuda=situation.device == "cuda",
-        ),
+        frames=frames,
         candidates=candidates(config, situation),
+        limits=run_limits(config, situation, sample) if cuda else None,
+        remedy=remedy(config, situation, sample) if cuda else None,
     )
 
 

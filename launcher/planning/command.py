@@ -15,7 +15,7 @@ from launcher.planning.timing import Hardware
 # Of the GPUs that most are planned on, in 10^9 bytes.
 _GPU_MEMORY = 80.0
 _POSITIVE = (
-    "gpu_memory", "tflops", "mfu", "nvlink", "network", "pcie", "read", "question_tokens",
+    "gpu_memory", "tflops", "mfu", "nvlink", "network", "pcie", "read", "write", "question_tokens",
 )  # fmt: skip
 
 
@@ -38,6 +38,7 @@ def plan_file(args: argparse.Namespace) -> str:
             network=args.network,
             pcie=args.pcie,
             read=args.read * 1e9,
+            write=args.write * 1e9,
         ),
         device=device,
         gpus=args.gpus,
@@ -50,16 +51,7 @@ def plan_file(args: argparse.Namespace) -> str:
 def _check(args: argparse.Namespace) -> None:
     problems = [
         f"--{name.replace('_', '-')} {value:g}: must be more than 0"
-        for name in (
-            "gpu_memory",
-            "tflops",
-            "mfu",
-            "nvlink",
-            "network",
-            "pcie",
-            "read",
-            "question_tokens",
-        )
+        for name in _POSITIVE
         if (value := getattr(args, name)) is not None and not value > 0
     ]
     if args.mfu > 1:

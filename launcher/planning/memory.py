@@ -121,6 +121,7 @@ def run_engine(config: RunConfig, device: Device) -> Engine:
         accumulation=config.accumulation,
         cuda=device == "cuda",
         offload=config.engine.offload,
+        recompute=config.engine.recompute,
     )
 
 

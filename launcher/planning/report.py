@@ -8,6 +8,7 @@ from typing import Any
 
 from launcher.planning import Plan
 from launcher.planning.frames import FeatureReading
+from launcher.planning.limits_report import limits, limits_tree
 from launcher.planning.memory import HOST_PROCESS, Memory, snapshot
 from launcher.planning.search import Candidate
 from launcher.planning.states import PHASES, Phase
@@ -34,9 +35,10 @@ def text(plan: Plan) -> str:
         _compute(plan),
         _batches(plan),
         _frames(plan),
+        limits(plan),
         ways(plan),
     ]
-    return "\n\n".join("\n".join(block) for block in blocks)
+    return "\n\n".join(text for block in blocks if (text := "\n".join(block)))
 
 
 def tree(plan: Plan) -> dict[str, Any]:
@@ -82,6 +84,7 @@ def tree(plan: Plan) -> dict[str, Any]:
             "pairs": plan.time.pairs,
         },
         "data": asdict(plan.data) if isinstance(plan.data, EpochData) else plan.data,
+        "limits": limits_tree(plan),
         "frames": plan.frames if isinstance(plan.frames, str) else asdict(plan.frames),
         "cheapest": None if best is None else _candidate(best),
         "candidates": [_candidate(one) for one in plan.candidates],

@@ -25,12 +25,14 @@ PARTS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Weight:
-    """One parameter: ``numel`` elements. ``group`` names its AdamW group where it is trained."""
+    """One parameter: ``numel`` elements. ``group`` names its AdamW group where it is trained.
+    ``table``: rows are looked up in it, and it is in no product, so no gradient passes through."""
 
     part: str
     numel: int
     group: str | None
     quantized: bool = False
+    table: bool = False
 
     @property
     def trained(self) -> bool:
@@ -105,9 +107,14 @@ def take_census(model: Any, optim: OptimSection, quantized: bool = False) -> Cen
         for group in parameter_groups(model, optim)
         for parameter in group["params"]
     }
+    tables = _tables(model)
     weights = [
         Weight(
-            _part_of(name), parameter.numel(), groups.get(id(parameter)), id(parameter) in packed
+            _part_of(name),
+            parameter.numel(),
+            groups.get(id(parameter)),
+            id(parameter) in packed,
+            id(parameter) in tables,
         )
         for name, parameter in model.named_parameters()
     ]
@@ -120,6 +127,15 @@ def _part_of(name: str) -> str:
         if name.startswith(prefixes):
             return part
     raise AssertionError(f"{name}: belongs to no part of the model")
+
+
+def _tables(model: nn.Module) -> set[int]:
+    """Embeddings' weights, but for those that another module owns, too (a tied output head)."""
+    kinds: dict[int, set[bool]] = {}
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False):
+            kinds.setdefault(id(parameter), set()).add(isinstance(module, nn.Embedding))
+    return {found for found, embeds in kinds.items() if embeds == {True}}
 
 
 def _block_linears(model: nn.Module) -> set[int]:

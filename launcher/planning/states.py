@@ -27,7 +27,7 @@ TRAINING: tuple[Phase, ...] = PHASES[1:]
 # double quantisation: Dettmers et al. 2023, "QLoRA", section 3, 0.127 bits a weight).
 NF4_BYTES = (4 + 0.127) / 8
 # DeepSpeed's defaults where a profile does not say: zero/config.py.
-_MAX_REUSE_DISTANCE = int(1e9)
+MAX_REUSE_DISTANCE = int(1e9)
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,8 @@ class Line:
 class Engine:
     """What the states depend on. ``cuda``: on GPUs, where gradients are reduced while
     others are computed and AdamW works on all tensors at once. ``offload``: parts of the states
-    that lie in host memory (:mod:`launcher.planning.offload`)."""
+    that lie in host memory (:mod:`launcher.planning.offload`). ``recompute``: ``engine.recompute``;
+    ``own``: settings in place of the profile's."""
 
     zero: int
     world: int
@@ -56,10 +57,12 @@ class Engine:
     accumulation: int
     cuda: bool
     offload: tuple[str, ...] = ()
+    recompute: tuple[str, ...] = ()
+    own: tuple[tuple[str, int], ...] = ()
 
     @property
     def profile(self) -> dict[str, int]:
-        return load_profile(self.zero)["zero_optimization"]
+        return load_profile(self.zero)["zero_optimization"] | dict(self.own)
 
     @property
     def accumulates_fp32(self) -> bool:
@@ -209,7 +212,7 @@ def gathered_lines(census: Census, engine: Engine) -> list[Line]:
     if engine.zero != 3:
         return []
     profile = engine.profile
-    reuse = profile.get("stage3_max_reuse_distance", _MAX_REUSE_DISTANCE) // 2
+    reuse = profile.get("stage3_max_reuse_distance", MAX_REUSE_DISTANCE) // 2
     arriving = min(profile["stage3_prefetch_bucket_size"] + census.largest_module, census.total)
     live = min(census.total, reuse + arriving)
     phases: tuple[Phase, ...] = ("forward", "backward")

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from launcher.planning.flops import Flops
+from launcher.planning.links import NCCL, Cluster, Way, wire_seconds
 from launcher.planning.sizes import Census
 from launcher.planning.states import Engine, share, weight_bytes
+from launcher.planning.traffic import ENCODERS, Collective, traffic
 
 # Peak of an H100 SXM in bf16 without sparsity (NVIDIA's data sheet), 10^12 FLOPs a second.
 H100_TFLOPS = 989.0
@@ -23,15 +25,16 @@ PCIE = 25.0
 HOST_ADAM = 10e9
 # What a machine reads of its data, bytes a second: stated, a shared file system's or one SSD's.
 READ = 1e9
-# Parts that no gradient reaches: their weights are gathered for the forward pass alone.
-_NO_GRADIENT = ("vision trunk", "joint head", "text tower")
+# And what it writes of a checkpoint: stated, likewise.
+WRITE = 1e9
 
 
 @dataclass(frozen=True)
 class Hardware:
     """One GPU and what joins it to others. ``memory``: bytes; ``mfu``: the share of ``tflops`` that
     computing reaches, sending not included; bandwidths in 10^9 bytes a second and GPU, ``pcie``
-    that to its host. ``read``: bytes a second that a machine reads of its data."""
+    that to its host. ``read``, ``write``: bytes a second of a machine, its data and its part of a
+    checkpoint. ``ways``: how collectives may run."""
 
     memory: float
     tflops: float = H100_TFLOPS
@@ -40,13 +43,16 @@ class Hardware:
     network: float = NETWORK
     pcie: float = PCIE
     read: float = READ
+    write: float = WRITE
+    ways: tuple[Way, ...] = NCCL
 
 
 @dataclass(frozen=True)
 class StepTime:
     """Seconds of an optimizer step. Nothing is taken to overlap, so it is an upper bound where
     the engine sends and computes at the same time. ``copying`` and ``updating``: what is offloaded,
-    between a GPU and its host, and AdamW there."""
+    between a GPU and its host, and AdamW there. ``delays``: of ``communication`` what would be left
+    if nothing were in the messages; ``collectives``: what is sent."""
 
     compute: float
     communication: float
@@ -56,6 +62,8 @@ class StepTime:
     copying: float = 0.0
     updating: float = 0.0
     bytes_copied: float = 0.0
+    delays: float = 0.0
+    collectives: tuple[Collective, ...] = ()
 
     @property
     def seconds(self) -> float:
@@ -80,48 +88,32 @@ def step_time(
     whole = pairs * sum(part.total for part in flops)
     per_gpu = whole / engine.world
     compute = per_gpu / (hardware.tflops * 1e12 * hardware.mfu)
-    sent = bytes_sent(census, engine)
-    speed = hardware.nvlink
-    if nodes > 1:
-        # A ring crosses each machine's border once, over all its network cards together.
-        speed = min(speed, hardware.network * engine.world / nodes)
+    collectives = traffic(census, engine)
+    sent = sum(each.sent(engine.world) for each in collectives)
+    cluster = Cluster(engine.world, nodes, _ring(hardware, engine.world, nodes), hardware.ways)
+    communication = wire_seconds(collectives, cluster)
     copied = bytes_copied(census, engine)
     return StepTime(
         compute=compute,
-        communication=sent / (speed * 1e9),
+        communication=communication,
         pairs=pairs,
         flops=whole,
         bytes_sent=sent,
         copying=copied / (hardware.pcie * 1e9),
         updating=bytes_updated(census, engine) / HOST_ADAM,
         bytes_copied=copied,
+        delays=communication - sent / cluster.bandwidth,
+        collectives=tuple(collectives),
     )
 
 
-def bytes_sent(census: Census, engine: Engine) -> float:
-    """Bytes that a worker sends in a step, in rings: (W - 1)/W of what is gathered or scattered,
-    twice that of what is all-reduced (Rajbhandari et al. 2020, section 7).
-
-    Stage 1 all-reduces the gradients once a step, stage 2 with every micro-batch (DeepSpeed's
-    ``allreduce_and_scatter``), and both gather the new weights. Stage 3 with every micro-batch
-    gathers all weights for the forward pass and those that gradients reach for the backward pass,
-    and scatters the gradients.
-    """
-    ring = (engine.world - 1) / engine.world
-    trained = census.trained * engine.element
-    if engine.zero == 1:
-        return ring * 3 * trained
-    if engine.zero == 2:
-        return ring * (2 * engine.accumulation + 1) * trained
-    return ring * engine.accumulation * (_gathered(census, engine) + trained)
-
-
-def _gathered(census: Census, engine: Engine) -> int:
-    """Bytes of all weights for the forward pass, and of those that gradients reach for the other
-    one."""
-    whole = weight_bytes(census, Engine(1, 1, engine.element, 1, engine.cuda))
-    forward = sum(whole.values())
-    return 2 * forward - sum(whole.get(part, 0) for part in _NO_GRADIENT)
+def _ring(hardware: Hardware, world: int, nodes: int) -> float:
+    """Bytes a second of a ring through all workers. It crosses each machine's border once, over
+    all its network cards together."""
+    speed = hardware.nvlink
+    if nodes > 1:
+        speed = min(speed, hardware.network * world / nodes)
+    return speed * 1e9
 
 
 def bytes_copied(census: Census, engine: Engine) -> float:
@@ -148,6 +140,13 @@ def bytes_copied(census: Census, engine: Engine) -> float:
     if "weights" in engine.offload:
         copied += engine.accumulation * share(_gathered(census, engine), engine.world)
     return float(copied) if engine.cuda else 0.0
+
+
+def _gathered(census: Census, engine: Engine) -> int:
+    """At most: bytes of all weights for the forward pass, and of those that gradients reach for the
+    other one."""
+    whole = weight_bytes(census, Engine(1, 1, engine.element, 1, engine.cuda))
+    return sum(size for part, size in whole.items() for _ in range(1 if part in ENCODERS else 2))
 
 
 def bytes_updated(census: Census, engine: Engine) -> float:

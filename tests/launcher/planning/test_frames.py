@@ -50,6 +50,11 @@ def test_clips_are_measured_and_the_totals_add_up(packed: Path, tmp_path: Path):
     assert found.decode == pytest.approx(found.visits * found.decode_per_clip)
     assert found.feature_bytes > found.clip_bytes  # 37 tokens of 128 a frame
     assert found.trunk is not None
+    limits = plan(config).limits
+    assert limits is not None
+    assert limits.data.known  # and not the stated clip
+    assert limits.data.decode_rate > 0
+    assert limits.data.bytes * limits.data.clips > 0
     # A slow disk, and the larger of the two is the worse; a fast one, and decoding is.
     slow = costs_of(plan(config, read=1e3))
     assert slow.cheaper == "clips"
