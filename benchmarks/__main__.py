@@ -31,6 +31,7 @@ SUITE = (
     "padding",
     "plan_memory",
     "scaling",
+    "scaling_table",
     "loader",
 )
 ON_GPU = (
@@ -103,7 +104,7 @@ def section(name: str, result: Result, pictures: Path) -> str:
 
 
 def publish(found: dict[str, Result], gpu: str | None, docs: Path) -> None:
-    """Put each part between its marks on a page: ``<!-- bench: NAME -->``, ``<!-- end: … -->``."""
+    """Put each part between its marks on a page, ``<!-- bench: NAME -->`` and ``<!-- /bench -->``."""
     parts = {name: section(name, result, docs / "images") for name, result in found.items()}
     if gpu is not None:
         parts["gpu"] = gpu
@@ -113,7 +114,7 @@ def publish(found: dict[str, Result], gpu: str | None, docs: Path) -> None:
         text = page.read_text(encoding="utf-8")
         for name, part in parts.items():
             before, mark, rest = text.partition(f"<!-- bench: {name} -->\n")
-            _, end, after = rest.partition(f"<!-- end: {name} -->")
+            _, end, after = rest.partition("<!-- /bench -->")
             if mark and end:
                 text = f"{before}{mark}\n{part}\n{end}{after}"
         page.write_text(text, encoding="utf-8")
