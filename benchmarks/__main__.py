@@ -104,7 +104,7 @@ def section(name: str, result: Result, pictures: Path) -> str:
 
 
 def publish(found: dict[str, Result], gpu: str | None, docs: Path) -> None:
-    """Put each part between its marks on a page, ``<!-- bench: NAME -->`` and ``<!-- /bench -->``."""
+    """Put each part between its marks on a page: ``<!-- bench: NAME -->``, ``<!-- /bench -->``."""
     parts = {name: section(name, result, docs / "images") for name, result in found.items()}
     if gpu is not None:
         parts["gpu"] = gpu
