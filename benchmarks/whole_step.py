@@ -26,7 +26,7 @@ QUESTIONS = 4
 
 def measure(work: Path, quick: bool) -> Result:
     """A whole training step: Ray and ZeRO against a bare loop, two ranks against one."""
-    steps, rounds = (WARM + 2, 1) if quick else (WARM + 12, 5)
+    steps, rounds = (WARM + 2, 1) if quick else (WARM + 12, 3)
     model = make_model(work)
     packed = make_data(work, CLIP, model)
     tree = partial(_tree, packed, model, steps)
