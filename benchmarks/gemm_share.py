@@ -20,7 +20,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import plan_memory
-from benchmarks.gpu_step import full_batch
+from benchmarks.gpu_step import CLIP_END, full_batch
 from benchmarks.results import Ratio, Result, Table, interleaved, machine, main
 from gcg.build import build_model
 from launcher.config import parse_run_config
@@ -71,7 +71,11 @@ def _model_and_batch(work: Path) -> tuple[Any, dict[str, Any]]:
     config = parse_run_config(run)
     plan = make_plan(config, Hardware(memory=5e9), gpus=1)
     batch = full_batch(config, plan.batch, plan.situation.model.image_size)
-    return build_model(config.model, config.run.seed).train(), batch.model_inputs()
+    model, inputs = build_model(config.model, config.run.seed).train(), batch.model_inputs()
+    words = model.text.get_submodule("clip.text_model.embeddings.token_embedding")
+    for name in ("question_ids", "description_ids"):  # this CLIP's end mark is its last word
+        inputs[name][inputs[name] == CLIP_END] = len(words.weight) - 1  # type: ignore[arg-type]
+    return model, inputs
 
 
 def _pass(model: Any, inputs: dict[str, Any]) -> None:
