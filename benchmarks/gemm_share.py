@@ -48,7 +48,7 @@ def measure(work: Path, quick: bool) -> Result:
             "passes": lambda: flops / _seconds(lambda: _pass(model, inputs)),
             "products": lambda: 2 * SIDE**3 / _seconds(lambda: square[0] @ square[1]),
         }
-        found = interleaved(ways, 2 if quick else 7)
+        found = interleaved(ways, 2 if quick else 5)
         data[f"FLOP/s, threads {count}"] = found
         share = Ratio.of(found["passes"], found["products"])
         rate = statistics.median(found["products"]) / 1e9
@@ -66,7 +66,8 @@ def measure(work: Path, quick: bool) -> Result:
 
 def _model_and_batch(work: Path) -> tuple[Any, dict[str, Any]]:
     run = plan_memory.run_tree(work, 2, "fp32", [])
-    run["data"] |= {"streams": 1, "questions_per_visit": 4}
+    run["data"] |= {"streams": 1, "global_batch": 1, "questions_per_visit": 4}
+    run["engine"]["micro_batch"] = 1
     run["scale"] = {"num_workers": 1}
     config = parse_run_config(run)
     plan = make_plan(config, Hardware(memory=5e9), gpus=1)
