@@ -56,8 +56,8 @@ def serve(args: argparse.Namespace) -> int:
     say(f"http://{name}:{server.server_port}/  (Ctrl-C ends it)")
     if not local:
         say("whoever reaches this port can ask, upload clips and see those of the data")
-    # What is being answered is answered to its end: a thread that Python cuts off as it ends can
-    # take the process down with it.
+    # What is being answered is answered to its end: a daemon thread that is in torch's code, be it
+    # by the garbage collector, when Python ends makes the process abort.
     assert isinstance(server, ThreadedWSGIServer)
     server.daemon_threads = False
     try:
