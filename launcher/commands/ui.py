@@ -33,7 +33,7 @@ def add_to(stages: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def serve(args: argparse.Namespace) -> int:
     try:
-        from werkzeug.serving import make_server
+        from werkzeug.serving import ThreadedWSGIServer, make_server
 
         from launcher.ui.app import build_app
     except ModuleNotFoundError as error:
@@ -56,5 +56,12 @@ def serve(args: argparse.Namespace) -> int:
     say(f"http://{name}:{server.server_port}/  (Ctrl-C ends it)")
     if not local:
         say("whoever reaches this port can ask, upload clips and see those of the data")
-    server.serve_forever()
+    # What is being answered is answered to its end: a daemon thread that is in torch's code, be it
+    # by the garbage collector, when Python ends makes the process abort.
+    assert isinstance(server, ThreadedWSGIServer)
+    server.daemon_threads = False
+    try:
+        server.serve_forever()  # returns at Ctrl-C
+    finally:
+        asker.close()
     return 0

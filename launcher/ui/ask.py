@@ -95,6 +95,13 @@ class Asker:
             raise UserError(f"{self.source.name}: holds features, not clips; name another --data")
         self._places = {} if self.source is None else _listed(self.source)
 
+    def close(self) -> None:
+        """End the threads that decode, and leave the data."""
+        for model in self._models:
+            model.reader.close()
+        if self.source is not None:
+            self.source.close()
+
     @property
     def names(self) -> list[str]:
         return [model.name for model in self._models]

@@ -80,7 +80,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, s3: S3) -> Iterator[Path]:
 def process(words: list[str], place: Path) -> int:
     """One of its own: what trains, and what is not ours; of the checkout in the checkout."""
     folder = ROOT if "pytest" in words else place
-    return subprocess.run(words, cwd=folder, env=environment(place), timeout=280).returncode
+    return subprocess.run(words, cwd=folder, env=environment(place), timeout=500).returncode
 
 
 def served(words: list[str], place: Path) -> int:

@@ -17,8 +17,10 @@ def runs(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pa
 
 
 @pytest.fixture(scope="session")
-def asker(runs: dict[str, Path]) -> Asker:
-    return Asker(list(runs.values()), "final", "test")
+def asker(runs: dict[str, Path]) -> Iterator[Asker]:
+    asker = Asker(list(runs.values()), "final", "test")
+    yield asker
+    asker.close()
 
 
 @pytest.fixture(scope="session")
