@@ -14,12 +14,12 @@ from launcher.config import RunConfig, parse_run_config
 from launcher.extract import extract
 from launcher.planning import Plan, make_plan
 from launcher.planning.frames import DECODE_SECONDS, FeatureReading, FrameCosts
-from launcher.planning.timing import Hardware
+from launcher.planning.timing import READ, Hardware
 from tests.launcher.conftest import run_tree
 
 
-def plan(config: RunConfig, **hardware: float) -> Plan:
-    return make_plan(config, Hardware(memory=80e9, **hardware), device="cuda")
+def plan(config: RunConfig, read: float = READ) -> Plan:
+    return make_plan(config, Hardware(memory=80e9, read=read), device="cuda")
 
 
 def config_of(packed: Path, tmp_path: Path, **sections) -> RunConfig:
