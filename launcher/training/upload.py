@@ -6,7 +6,8 @@ event, the host for nothing. The loader does so for one step ahead, whatever its
 device holds the inputs of this step and of the next. Frames that a GPU decoder left on the device
 stay as they are, and are cast by the step.
 
-On a CPU nothing is copied but what is cast.
+On a CPU nothing is copied but what is cast. What the host reads of a batch stays there
+(:mod:`gcg.host`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from dataloaders.assemble import StepBatch
 from dataloaders.batch import Batch
+from gcg.host import HOST_INPUTS
 from launcher.config import RunConfig
 from launcher.training.engine import model_dtype
 from launcher.training.sharded import worker_device
@@ -28,7 +30,7 @@ _FRAMES = ("pixel_values", "frame_tokens", "frame_embeddings")
 
 @dataclass(frozen=True)
 class UploadedBatch(Batch):
-    """A micro-batch with its model's inputs on the device, ``inputs``.
+    """A micro-batch with its model's ``inputs`` on the device, but for what the host reads.
 
     Its own tensors are the host's, which can be read without waiting for the device, but for the
     frames: these are None.
@@ -89,7 +91,7 @@ class Upload:
 
     def _on_device(self, batch: Batch) -> UploadedBatch:
         inputs = {
-            name: None if tensor is None else self._moved(tensor)
+            name: tensor if tensor is None or name in HOST_INPUTS else self._moved(tensor)
             for name, tensor in batch.model_inputs().items()
         }
         own = {each.name: getattr(batch, each.name) for each in fields(batch)}
