@@ -71,7 +71,7 @@ def compute_bound(
 ) -> tuple[dict[int, list[Steps]], list[Steps]]:
     """Runs whose step takes longer than decoding its clips, by questions a visit; and some of two
     workers, each with the work that the one has."""
-    steps, rounds = (WARM + 2, 1) if quick else (WARM + 10, 3)
+    steps, rounds = (WARM + 2, 1) if quick else (WARM + 8, 3)
     numbers = (QUESTIONS[0], QUESTIONS[-1]) if quick else QUESTIONS
     runs: dict[int, list[Steps]] = {number: [] for number in numbers}
     both: list[Steps] = []
@@ -96,7 +96,7 @@ def compute_bound(
 
 def decode_bound(packed: Path, quick: bool) -> tuple[Ratio, dict[str, list[float]]]:
     """Steps a second of a run that waits for its clips, against its loader alone; and both."""
-    steps, rounds = (WARM + 3, 1) if quick else (WARM + 20, 5)
+    steps, rounds = (WARM + 3, 1) if quick else (WARM + 15, 3)
     tree = run_tree(packed, TINY, "decode-bound", steps, data={"questions_per_visit": 1})
     computing: list[float] = []
 
