@@ -124,11 +124,11 @@ NOTES = (
     "`--mfu`, so the rows of one rank are 1.00); then collectives at gloo's measured rate and "
     "delay. What is predicted is what more ranks add. Times are the shortest of several, rates "
     "the highest: other work shared the cores.",
-    "Where it is off: ZeRO-3 takes longer than modelled at several ranks, since what is gathered is "
-    "also copied into flat buffers and out of them, and hooks run around every module, of which "
-    "one rank alone has a part. Writing a checkpoint takes up to several times what the probe's one "
-    "tensor takes: there are more files, each with names and checksums, and a record for every "
-    "rank that rank 0 looks for every tenth of a second.",
+    "Where it is off (not profiled further): ZeRO-3 at several ranks takes longer than modelled; "
+    "it also copies what is gathered into flat buffers and out of them. The FLOPs of *recomputed* are "
+    "without those computed again. Writing a checkpoint takes about twice what the probe's one "
+    "tensor takes, and more where it is small: there are more files, and rank 0 looks every tenth "
+    "of a second whether all are there.",
     "Decoding: rates of the clock need a free core for each thread, which this machine did not "
     "have for two; CPU-seconds do not. In the loader a clip also is "
     "read and has its part of a batch made, which `gcg plan` leaves out: its rates are somewhat "
