@@ -125,8 +125,8 @@ NOTES = (
     "delay. What is predicted is what more ranks add. Times are the shortest of several, rates "
     "the highest: other work shared the cores.",
     "Where it is off (not profiled further): ZeRO-3 at several ranks takes longer than modelled; "
-    "it also copies what is gathered into flat buffers and out of them. The FLOPs of *recomputed* are "
-    "without those computed again. Writing a checkpoint takes about twice what the probe's one "
+    "it also copies what is gathered into flat buffers and out of them. The FLOPs of *recomputed* "
+    "are without those computed again. Writing a checkpoint takes about twice what the probe's one "
     "tensor takes, and more where it is small: there are more files, and rank 0 looks every tenth "
     "of a second whether all are there.",
     "Decoding: rates of the clock need a free core for each thread, which this machine did not "
