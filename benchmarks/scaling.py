@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks.results import Result, main
 from benchmarks.scaling_loader import loading
-from benchmarks.scaling_ranks import train
+from benchmarks.scaling_ranks import Measured, train
 from benchmarks.scaling_report import Case, Checked, report
 from launcher.planning.traffic import Collective
 
@@ -103,18 +103,24 @@ def run_tree(work: Path, model: Mapping[str, Any], case: Case) -> dict[str, Any]
 
 def check(work: Path, model: Mapping[str, Any], case: Case, steps: int) -> Checked:
     """Run a case and put the model beside it."""
-    from launcher.config import parse_run_config
-    from launcher.planning import describe_model
-    from launcher.planning.checkpointing import checkpoint_bytes
-    from launcher.planning.links import Cluster, Way, wire_seconds
-    from launcher.planning.memory import run_engine
-    from launcher.planning.traffic import traffic
     from tests.spawn import run_ranks
 
     run = run_tree(work, model, case)
     shutil.rmtree(work / "runs", ignore_errors=True)
     (work / "runs").mkdir()
     ranks = run_ranks(train, case.world, run, steps, case.own, timeout_s=1800, preloaded=True)
+    return beside(run, case, ranks)
+
+
+def beside(run: dict[str, Any], case: Case, ranks: Sequence[Measured]) -> Checked:
+    """What was measured, and the model of it."""
+    from launcher.config import parse_run_config
+    from launcher.planning import describe_model
+    from launcher.planning.checkpointing import checkpoint_bytes
+    from launcher.planning.links import Cluster, Way, wire_seconds
+    from launcher.planning.memory import run_engine
+    from launcher.planning.traffic import traffic
+
     config = parse_run_config(run)
     _, census = describe_model(config)
     engine = replace(run_engine(config, "cpu"), own=tuple(case.own.items()))

@@ -124,8 +124,15 @@ NOTES = (
     "`--mfu`, so the rows of one rank are 1.00); then collectives at gloo's measured rate and "
     "delay. What is predicted is what more ranks add. Times are the shortest of several, rates "
     "the highest: other work shared the cores.",
+    "Where it is off (not profiled further): ZeRO-3 at several ranks takes longer than modelled; "
+    "it also copies what is gathered into flat buffers and out of them. The FLOPs of *recomputed* "
+    "are without those computed again. Writing a checkpoint takes about twice what the probe's one "
+    "tensor takes, and more where it is small: there are more files, and rank 0 looks every tenth "
+    "of a second whether all are there.",
     "Decoding: rates of the clock need a free core for each thread, which this machine did not "
-    "have for two; CPU-seconds do not. In the loader a clip also has its part of a batch made.",
+    "have for two; CPU-seconds do not. In the loader a clip also is "
+    "read and has its part of a batch made, which `gcg plan` leaves out: its rates are somewhat "
+    "too high.",
 )
 
 

@@ -99,7 +99,7 @@ def _sharded(census: Census, engine: Engine) -> list[Collective]:
         for name, calls, size in (
             ("forward pass", _fetched_in(large, bucket), _bytes(large, engine)),
             ("backward pass", _fetched_in(again, bucket), _bytes(again, engine)),
-            ("recomputing", _fetched_in(anew, bucket), _bytes(anew, engine)),
+            ("recomputing", len(anew), _bytes(anew, engine)),  # no trace to fetch ahead by
         )
     ]
     reduced = _reduced_in(trained, engine.profile["reduce_bucket_size"])
