@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import statistics
 import time
 from collections.abc import Callable
 from functools import partial
@@ -96,6 +97,15 @@ class Module:
         candidates = Candidates(given.frames, group, rows, given.answer, rows, given.seeds)
         return selected, loss_reg, self.head(pairs, candidates).mean()
 
+    def generator_alone(self) -> float:
+        """Seconds of the generator's forward and backward pass, which both ways have."""
+        given = self.given
+        mask = torch.ones(given.texts.shape[:2], dtype=torch.int64)
+        began = time.perf_counter()
+        located = self.generator(given.frames, given.texts, mask, given.texts[:, 0])
+        torch.autograd.grad(located.log_weights.sum(), list(self.generator.parameters()))
+        return time.perf_counter() - began
+
     def gradients(self, outputs: Outputs) -> tuple[Tensor, ...]:
         one = torch.ones(())
         upstream = [self.given.upstream, one, one]
@@ -124,35 +134,46 @@ def measure(work: Path, quick: bool) -> Result:
     """The grounding module against the released method as it is written down."""
     rounds = 3 if quick else 15
     module = Module()
-    difference = module.difference()
+    data: dict[str, Any] = {"difference": module.difference()}
     claims, rows = [], []
-    data: dict[str, Any] = {"difference": difference}
     threads = torch.get_num_threads()
     for count in sorted({1, threads}):
         torch.set_num_threads(count)
         ways = {n: partial(seconds, module, getattr(module, n)) for n in ("direct", "ours")}
-        found = interleaved(ways, rounds, warm=2)
+        found = interleaved({**ways, "generator": module.generator_alone}, rounds, warm=2)
         data[f"seconds, threads {count}"] = found
         ratio = Ratio.of(found["direct"], found["ours"])
         claims.append(ratio.at_least(f"direct / ours, time, {count} threads", 3))
+        shared = found["generator"]
+        rest = [[a - b for a, b in zip(found[n], shared, strict=True)] for n in ("direct", "ours")]
+        medians = (f"{1000 * statistics.median(times):.1f}" for times in found.values())
+        rows.append((str(count), *medians, str(Ratio.of(*rest))))
     torch.set_num_threads(threads)
+    columns = (
+        "threads", "direct", "ours", "of both the generator's products", "direct / ours without",
+    )  # fmt: skip
+    times = Table("Milliseconds of a pass", columns, tuple(rows))
+    held, memory = _memory(module)
+    notes = (
+        f"{machine()}; {rounds} rounds; largest relative difference of any output or gradient "
+        f"{data['difference']:.0e}",
+    )
+    claims += held
+    return Result("The grounding module", tuple(claims), (times, memory), (), notes, data)
+
+
+def _memory(module: Module) -> tuple[list[Claim], Table]:
     peaks = {name: peak_bytes(name) for name in ("direct", "ours")}
-    data["peak bytes"] = peaks
     results = module.given.upstream.nbytes + sum(p.nbytes for p in module.trained)
     working = {name: peak - results for name, peak in peaks.items()}
+    claims = []
     for what, held in (("", peaks), (", but for Ê and the weights' gradients", working)):
         share = held["ours"] / held["direct"]
         named = f"ours / direct, peak of what a pass adds to its inputs{what}"
         claims.append(Claim(named, f"{share:.2f}", "≤ 1/3", share <= 1 / 3))
-    for name in peaks:
-        rows.append((name, f"{peaks[name] / 2**20:.1f}", f"{working[name] / 2**20:.1f}"))
+    rows = ((name, f"{peaks[name] / 2**20:.1f}", f"{working[name] / 2**20:.1f}") for name in peaks)
     columns = ("way", "at its peak", "but for Ê and the weights' gradients")
-    table = Table("MiB that a pass adds to its inputs", columns, tuple(rows))
-    notes = (
-        f"{machine()}; {rounds} rounds; largest relative difference of any output or gradient "
-        f"{difference:.0e}",
-    )
-    return Result("The grounding module", tuple(claims), (table,), (), notes, data)
+    return claims, Table("MiB that a pass adds to its inputs", columns, tuple(rows))
 
 
 def _peak(name: str, pipe: Any) -> None:

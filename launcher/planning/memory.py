@@ -170,25 +170,30 @@ def _frames(
     config: RunConfig, model: ModelShape, batch: MicroBatch, engine: Engine, device: Device
 ) -> list[Line]:
     """Pixels of the micro-batch at hand; where they are decoded in the memory that is planned,
-    also those of the steps held ready, and what a decoder works with."""
+    also those of the steps held ready, and what a decoder works with. What is uploaded to a GPU is
+    there for all of this step and of the next (``launcher/training/upload.py``)."""
     if model.features:  # the micro-batch's own are E, among the activations
         return _features_ready(config, model, batch, engine, device)
     pixels = batch.visits * model.num_frames * 3 * model.image_size**2
-    lines = [
-        Line("frames", "micro-batch", pixels * engine.element, _FORWARD, pixels * engine.element)
-    ]
-    if device == "cpu" or config.data.decoder == "dali":
-        lines += decoding(config, model, batch, engine.accumulation)
-    return lines
+    one = pixels * engine.element
+    if device == "cuda" and config.data.decoder == "host":
+        return [_uploaded(engine, one)]
+    lines = [Line("frames", "micro-batch", one, _FORWARD, one)]
+    return lines + decoding(config, model, batch, engine.accumulation)
+
+
+def _uploaded(engine: Engine, micro_batch: int) -> Line:
+    size = 2 * engine.accumulation * micro_batch
+    return Line("frames", "inputs of this step and the next", size, TRAINING, micro_batch)
 
 
 def _features_ready(
     config: RunConfig, model: ModelShape, batch: MicroBatch, engine: Engine, device: Device
 ) -> list[Line]:
-    """Features in fp16, on the host, of the steps that are ready or in use."""
-    if device != "cpu":
-        return []
+    """Features of the steps that are ready or in use: in fp16 on the host, else uploaded."""
     frame = model.image_tokens * model.vision.width + model.joint_width
+    if device == "cuda":
+        return [_uploaded(engine, batch.visits * model.num_frames * frame * engine.element)]
     one = model.num_frames * frame * 2
     ready = (config.data.prefetch_steps + 1) * engine.accumulation * batch.visits * one
     return [Line("frames", "steps held ready", ready, TRAINING, one)]
