@@ -71,7 +71,7 @@ def _run_files(place: Path) -> None:
     for page in ("training", "observability"):
         small["run"]["name"] = page
         (place / f"{page}.yaml").write_text(yaml.safe_dump(small))
-    for page in ("planning", "clusters", "kubernetes"):
+    for page in ("planning", "scaling", "clusters", "kubernetes"):
         large["scale"]["num_workers"] = 16
         (place / f"{page}.yaml").write_text(yaml.safe_dump(large))
     checkpoint(place / "best.pth")
