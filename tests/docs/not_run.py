@@ -50,6 +50,11 @@ NOT_RUN = (
     NotRun(
         "python -m benchmarks.loader *", _MINUTES, "tests/benchmarks/test_loader.py", "compare("
     ),
+    NotRun("make bench", "an hour of machine time", "Makefile", "-m benchmarks"),
+    NotRun("python -m benchmarks *", _MINUTES, "tests/benchmarks/test_suite.py", '"--only"'),
+    NotRun(
+        "python -m benchmarks.guard", "run as a test", "tests/benchmarks/test_guard.py", "measure()"
+    ),
     NotRun("* mlflow ui *", "needs the whole mlflow", "tests/launcher/test_sinks.py", "mlflow"),
     NotRun("wandb sync *", "needs an account", "tests/launcher/test_sinks.py", "wandb"),
     NotRun("gcg submit *", *_JOBS, '"submit"'),
