@@ -39,7 +39,7 @@ demo: setup
 
 # Two files of tests at a time, each in order in a process of its own.
 test: setup
-	$(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist loadfile
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow

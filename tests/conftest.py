@@ -50,23 +50,6 @@ def pytest_runtest_teardown() -> None:
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
-# Files of few tests, minutes each: begun last they would run alone while the other worker is idle.
-LONG = (
-    "test_ray_job.py",
-    "test_kill_resume.py",
-    "test_elastic.py",
-    "test_departure.py",
-    "test_offload.py",
-    "test_world_sizes.py",
-    "test_training.py",
-    "test_feature_training.py",
-    "test_layout.py",
-    "test_roll_back.py",
-    "test_own_cluster.py",
-    "test_precision.py",
-)
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long files first, the others in their order; xdist keeps it with --no-loadscope-reorder."""
-    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+    """The longest file first: else it is still running when all others are done."""
+    items.sort(key=lambda item: item.path.name != "test_ray_job.py")
