@@ -10,8 +10,6 @@ of its own, as what one pass adds to its inputs.
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import statistics
 import time
 from collections.abc import Callable
@@ -23,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.grounding_direct import DRAWS, NOISE_SCALE, Inputs, direct
-from benchmarks.loading.child import peak_memory
+from benchmarks.memory import added, apart
 from benchmarks.results import Claim, Ratio, Result, Table, interleaved, machine, main
 from gcg.config import GCGConfig, GroundingConfig
 from gcg.contrast import Candidates, HeadContrast, Pairs
@@ -163,7 +161,7 @@ def measure(work: Path, quick: bool) -> Result:
 
 
 def _memory(module: Module) -> tuple[list[Claim], Table]:
-    peaks = {name: peak_bytes(name) for name in ("direct", "ours")}
+    peaks = {name: apart(peak_bytes, name) for name in ("direct", "ours")}
     results = module.given.upstream.nbytes + sum(p.nbytes for p in module.trained)
     working = {name: peak - results for name, peak in peaks.items()}
     claims = []
@@ -176,32 +174,12 @@ def _memory(module: Module) -> tuple[list[Claim], Table]:
     return claims, Table("MiB that a pass adds to its inputs", columns, tuple(rows))
 
 
-def _peak(name: str, pipe: Any) -> None:
-    torch.set_num_threads(1)
-    module = Module()
-    way = getattr(module, name)
-    small = Module(values=(2, 2))  # loads the libraries' own buffers
-    small.gradients(getattr(small, name)())
-    # Making the inputs had a peak of its own: the kernel forgets it when "5" is written here.
-    Path("/proc/self/clear_refs").write_text("5")
-    before = peak_memory()
-    module.gradients(way())
-    pipe.send(peak_memory() - before)
-
-
 def peak_bytes(name: str) -> int:
-    """Bytes that one forward and backward pass adds to what was there, in a process of its own."""
-    # Freed blocks go back to the kernel at once, so that the peak is of what lives.
-    os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", "65536")
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_peak, args=(name, sender))
-    process.start()
-    sender.close()
-    try:
-        return receiver.recv()
-    finally:
-        process.join()
+    """Bytes that one forward and backward pass adds at its peak; in a process of its own."""
+    torch.set_num_threads(1)
+    module, small = Module(), Module(values=(2, 2))
+    small.gradients(getattr(small, name)())  # loads the libraries' own buffers
+    return added(lambda: module.gradients(getattr(module, name)()))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.memory import resident
 from benchmarks.results import Claim, Result, Table, main
 
 RANKS = 2
@@ -96,7 +97,8 @@ def make_model(work: Path) -> None:
     """Random weights in the layout of the public checkpoints, kept if they are there."""
     import torch
 
-    from tests.gcg.weights.checkpoints import Sizes, make_instructblip, make_open_clip
+    from benchmarks.random_model import keep_random
+    from tests.gcg.weights.checkpoints import Sizes
 
     sizes = Sizes(
         vision_width=768, vision_layers=12, vision_heads=12, vision_ffn=3072,
@@ -105,12 +107,7 @@ def make_model(work: Path) -> None:
         qformer_width=256, qformer_layers=4, qformer_heads=8, num_query_tokens=8,
         llm_width=1024, llm_layers=15, llm_heads=16, llm_ffn=2816,
     )  # fmt: skip
-    done = work / "model.json"
-    if done.is_file() and done.read_text() == repr(sizes):
-        return
-    eva, _ = make_open_clip(work / "clip", sizes, dtype=torch.bfloat16)
-    make_instructblip(work / "instructblip", "llama", sizes, dtype=torch.bfloat16, eva=eva)
-    done.write_text(repr(sizes))
+    keep_random(work, sizes, "llama", torch.bfloat16)
 
 
 def make_data(work: Path, model: Mapping[str, Any]) -> None:
@@ -170,12 +167,6 @@ def train(run: dict[str, Any], steps: int) -> Measured:
     finally:
         job.close()
     return Measured(before, built, resident("VmHWM"))
-
-
-def resident(name: str) -> int:
-    """``VmRSS``, resident bytes now, or ``VmHWM``, at their peak (proc(5))."""
-    with Path("/proc/self/status").open() as lines:
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:

@@ -58,7 +58,8 @@ def measure(work: Path, quick: bool) -> Result:
 
 def make_model(work: Path) -> None:
     """Random weights in the layout of the public checkpoints, kept if they are there."""
-    from tests.gcg.weights.checkpoints import Sizes, make_instructblip, make_open_clip
+    from benchmarks.random_model import keep_random
+    from tests.gcg.weights.checkpoints import Sizes
 
     sizes = Sizes(
         vision_width=256, vision_layers=6, vision_heads=4, vision_ffn=1024,
@@ -67,12 +68,7 @@ def make_model(work: Path) -> None:
         qformer_width=256, qformer_layers=4, qformer_heads=8, num_query_tokens=8,
         llm_width=768, llm_layers=8, llm_heads=12, llm_ffn=2048,
     )  # fmt: skip
-    done = work / "model.json"
-    if done.is_file() and done.read_text() == repr(sizes):
-        return
-    eva, _ = make_open_clip(work / "clip", sizes)
-    make_instructblip(work / "instructblip", "llama", sizes, eva=eva)
-    done.write_text(repr(sizes))
+    keep_random(work, sizes, "llama")
 
 
 def run_tree(work: Path, model: Mapping[str, Any], case: Case) -> dict[str, Any]:

@@ -12,19 +12,18 @@ ratios: a machine's speed drifts, so an absolute time means little.
 from __future__ import annotations
 
 import argparse
-import multiprocessing
-import os
 import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.device import synchronise
+from benchmarks.memory import added, apart
 from gcg.selection import perturbed_topk
 
 SCALE = 0.05
@@ -101,59 +100,30 @@ def timed(args: argparse.Namespace, stage: Callable[..., Tensor]) -> dict[str, l
     seconds: dict[str, list[float]] = {name: [] for name in WAYS}
     for number in range(args.rounds + 1):
         for name, select in WAYS.items():
-            _synchronize(args.device)
+            synchronise(torch.device(args.device))
             began = clock()
             stage(select, weights, noise, frames, args.moments)
-            _synchronize(args.device)
+            synchronise(torch.device(args.device))
             if number:  # the first round warms up
                 seconds[name].append(clock() - began)
     return seconds
 
 
-def _peak(name: str, stage: str, args: argparse.Namespace, pipe: Any) -> None:
-    """Bytes above what was there before the run; in a process of its own, peaks never fall."""
+def peak_bytes(name: str, stage: str, args: argparse.Namespace) -> int:
+    """Peak memory that one run adds; in a process of its own, where no other run left any."""
     torch.set_num_threads(args.threads)
     weights, noise, frames = inputs(args)
-    small = noise[:, :2]  # loads the libraries' own buffers
-    STAGES[stage](WAYS[name], weights, small, frames, args.moments)
-    if args.device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        STAGES[stage](WAYS[name], weights, noise, frames, args.moments)
-        pipe.send(torch.cuda.max_memory_allocated() - before)
-        return
-    # Making the inputs had a peak of its own: the kernel forgets it when "5" is written here.
-    Path("/proc/self/clear_refs").write_text("5")
-    before = _resident_peak()
-    STAGES[stage](WAYS[name], weights, noise, frames, args.moments)
-    pipe.send(_resident_peak() - before)
 
+    def piece(draws: int | None = None) -> None:
+        STAGES[stage](WAYS[name], weights, noise[:, :draws], frames, args.moments)
 
-def _resident_peak() -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    raise OSError("/proc/self/status has no VmHWM; peak memory is measured on Linux alone")
-
-
-def peak_bytes(name: str, stage: str, args: argparse.Namespace) -> int:
-    """Peak memory that one run adds."""
-    # Freed blocks go back to the kernel at once, so that the peak is of what lives.
-    os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", "65536")
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_peak, args=(name, stage, args, sender))
-    process.start()
-    sender.close()
-    try:
-        return receiver.recv()
-    finally:
-        process.join()
-
-
-def _synchronize(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
+    piece(2)  # loads the libraries' own buffers
+    if args.device == "cpu":
+        return added(piece)
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    piece()
+    return torch.cuda.max_memory_allocated() - before
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -179,7 +149,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         seconds = timed(args, function)
         pairs = zip(seconds["direct"], seconds["counted"], strict=True)
         ratio = statistics.median(ours / theirs for theirs, ours in pairs)
-        peaks = {name: peak_bytes(name, stage, args) for name in WAYS}
+        peaks = {name: apart(peak_bytes, name, stage, args) for name in WAYS}
         sys.stdout.write(f"{stage}\n")
         for name in WAYS:
             middle = 1e3 * statistics.median(seconds[name])

@@ -27,17 +27,6 @@ def cpu_seconds() -> float:
     )
 
 
-def peak_memory() -> int:
-    """Bytes: the most that was ever resident (VmHWM).
-
-    Not ru_maxrss: a process that is started inherits its parent's.
-    """
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    raise OSError("/proc/self/status: no VmHWM")
-
-
 class Child:
     """A process that answers requests, one at a time.
 

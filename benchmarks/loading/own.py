@@ -11,8 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.loading.child import cpu_seconds, peak_memory, serve
+from benchmarks.loading.child import cpu_seconds, serve
 from benchmarks.loading.clips import Clip
+from benchmarks.memory import resident
 
 if TYPE_CHECKING:
     from dataloaders.loader import StepBatch
@@ -121,14 +122,14 @@ def bare(folder: Path, num_frames: int, steps: int) -> dict[str, Any]:
 
 def memory(folder: Path, num_frames: int, prefetch_steps: int, steps: int) -> dict[str, Any]:
     """Peak resident memory, with a consumer that comes when everything is ready."""
-    before = peak_memory()
+    before = resident("VmHWM")
     with build(folder, QUESTIONS, num_frames, prefetch_steps=prefetch_steps) as loader:
         step_bytes = 0
         for _ in range(steps):
             step = next(loader)
             step_bytes = sum(batch.pixel_values.nbytes for batch in step.micro)
             _ready(loader)
-        return {"before": before, "peak": peak_memory(), "step": step_bytes}
+        return {"before": before, "peak": resident("VmHWM"), "step": step_bytes}
 
 
 def resume(folder: Path, num_frames: int, step: int) -> dict[str, Any]:

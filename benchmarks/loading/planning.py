@@ -11,7 +11,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.loading.child import peak_memory, serve
+from benchmarks.loading.child import serve
+from benchmarks.memory import resident
 
 QUESTIONS, PER_VISIT = 4, 2
 
@@ -31,7 +32,7 @@ def measure(shards: int, samples: int, ranks: int) -> dict[str, Any]:
     def counts(shard: int) -> Sequence[int]:
         return [n for n, times in histograms[shard].items() for _ in range(times)]
 
-    before, began = peak_memory(), time.perf_counter()
+    before, began = resident("VmHWM"), time.perf_counter()
     plan = Plan(
         histograms,
         counts,
@@ -49,8 +50,8 @@ def measure(shards: int, samples: int, ranks: int) -> dict[str, Any]:
         "plan_s": made - began,
         "first_s": first - made,
         "other_epoch_s": time.perf_counter() - first,
-        "added_bytes": peak_memory() - before,
-        "peak_bytes": peak_memory(),
+        "added_bytes": resident("VmHWM") - before,
+        "peak_bytes": resident("VmHWM"),
         "steps": last + 1,
     }
 

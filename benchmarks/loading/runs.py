@@ -53,9 +53,8 @@ def make_model(work: Path) -> dict[str, Any]:
     """The ``model`` section of a model with random weights, kept if it is there: 32 frames of 224
     pixels, 257 tokens a frame, 32 queries a moment, all as the published one; layers and widths are
     small, and the trunk's share of the work of a pair is as there."""
-    import torch
-
-    from tests.gcg.weights.checkpoints import Sizes, make_instructblip, make_open_clip
+    from benchmarks.random_model import keep_random
+    from tests.gcg.weights.checkpoints import Sizes
 
     sizes = Sizes(
         vision_width=192, vision_layers=4, vision_heads=4, vision_ffn=768,
@@ -64,16 +63,11 @@ def make_model(work: Path) -> dict[str, Any]:
         qformer_width=96, qformer_layers=4, qformer_heads=4, num_query_tokens=32,
         llm_width=256, llm_layers=3, llm_heads=4, llm_ffn=768,
     )  # fmt: skip
-    folder = work / "model"
-    done = folder / "made.json"
-    if not (done.is_file() and done.read_text() == repr(sizes)):
-        eva, _ = make_open_clip(folder / "clip", sizes, dtype=torch.float32)
-        make_instructblip(folder / "instructblip", "t5", sizes, eva=eva)
-        done.write_text(repr(sizes))
+    instructblip, clip = keep_random(work / "model", sizes, "t5")
     return {
         "preset": "instructblip",
-        "checkpoint": str(folder / "instructblip"),
-        "clip_checkpoint": str(folder / "clip"),
+        "checkpoint": str(instructblip),
+        "clip_checkpoint": str(clip),
         "num_frames": 32,
         "num_moments": 4,
     }
