@@ -153,7 +153,7 @@ def test_two_runs_in_a_namespace_know_each_other_apart(gcg: Command, tmp_path: P
             2,
             "--node-cpus 64: a Pod needs 82, 8 workers of scale.cpus",
         ),
-        (GPU_RUN, ("--gpu-memory=40",), 2, "needs 53.6 GB of its GPU's 40 GB at its peak"),
+        (GPU_RUN, ("--gpu-memory=40",), 2, "needs 53.7 GB of its GPU's 40 GB at its peak"),
         (GPU_RUN, ("--gpu-memory=0",), 2, "--gpu-memory 0: must be more than 0"),
         (
             GPU_RUN,
