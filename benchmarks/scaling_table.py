@@ -163,9 +163,9 @@ NOTES = (
     "least 4,096 shards; contrast groups of two lie within two ranks and send nothing worth "
     "naming.",
     "Below ZeRO-3 a step sends the trained weights alone, 0.19 B of them, whatever the LLM's size; "
-    "what grows with the cluster are the delays. ZeRO-3 gathers weight by weight, the small ones "
-    "too (counted above), and a ring has a step for every worker, so at 4,096 its delays are "
-    "sixteen times its transfers: 4-bit weights on every GPU (`model.llm.quantize=nf4`), which "
+    "what grows with the cluster are the delays. ZeRO-3 gathers an LLM of this size weight "
+    "by weight, and a ring has a step for every worker, so at 4,096 its delays are "
+    "fourteen times its transfers: 4-bit weights on every GPU (`model.llm.quantize=nf4`), which "
     "need no gathering, are the way out for a 70 B LLM.",
 )
 

@@ -80,8 +80,9 @@ def _replicated(census: Census, engine: Engine) -> list[Collective]:
 def _sharded(census: Census, engine: Engine) -> list[Collective]:
     """Stage 3: with every micro-batch all large weights for the forward pass, those that gradients
     reach for the backward pass, the gradients scattered; after the update the small weights, which
-    are kept whole, one by one (``_post_step``). Frozen weights of what is recomputed are let go
-    between recomputing and the backward pass, but for a block's last ones: an upper bound."""
+    are kept whole, all at once (``launcher.training.engine``). Frozen weights of what is recomputed
+    are let go between recomputing and the backward pass, but for a block's last ones: an upper
+    bound."""
     limit = engine.profile["stage3_param_persistence_threshold"]
     bucket = engine.profile["stage3_prefetch_bucket_size"]
     large = [weight for weight in census.weights if weight.numel > limit]
@@ -106,7 +107,7 @@ def _sharded(census: Census, engine: Engine) -> list[Collective]:
     return [
         *found,
         Collective("gradients", "reduce-scatter", a * reduced, a * engine.element * sum(trained)),
-        Collective("small weights", "all-gather", len(small), _bytes(small, engine)),
+        Collective("small weights", "all-gather", int(bool(small)), _bytes(small, engine)),
     ]
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from benchmarks.wire import counted
 from ds_configs import load_profile
 from launcher.checkpoints.fence import begin_attempt
 from launcher.checkpoints.find import newest
@@ -169,10 +170,28 @@ def refuse(root: str) -> list[str]:
     return said
 
 
+def gather_small(root: str) -> dict[str, Any]:
+    """A step under ZeRO-3 of a model whose weights are all small: what is sent, what is whole."""
+    with counted() as collectives:
+        attempt = Attempt(Path(root), engine__zero=3, engine__precision="fp32")
+        attempt.train(0, 1)
+        collectives.clear()
+        attempt.train(1, 2)
+    whole = {
+        name: parameter.detach().clone()
+        for name, parameter in attempt.engine.module.named_parameters()
+        if parameter.requires_grad
+    }
+    found = {"gathers": collectives.calls["all-gather"], "new": same(whole, attempt.masters())}
+    attempt.engine.destroy()
+    return found
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What one rank found."""
 
+    small: dict[str, Any]
     resumed: dict[str, Any]
     layouts: dict[int, list[float]]
     refusals: list[str]
@@ -181,7 +200,10 @@ class Outcome:
 def everything(root: str) -> Outcome:
     # One spawn for all: starting processes that import DeepSpeed takes longer than the rest.
     return Outcome(
-        save_and_resume(f"{root}/resume"), train_layouts(f"{root}/layout"), refuse(f"{root}/refuse")
+        gather_small(f"{root}/small"),  # first: it counts from DeepSpeed's import on
+        save_and_resume(f"{root}/resume"),
+        train_layouts(f"{root}/layout"),
+        refuse(f"{root}/refuse"),
     )
 
 
@@ -211,6 +233,11 @@ def test_every_stage_resumes_bit_for_bit(outcomes: list[Outcome]):
     # In float32 the stages differ in the order of sums alone.
     for zero in (1, 3):
         assert losses[f"{zero}-fp32"] == pytest.approx(losses["2-fp32"], rel=1e-5)
+
+
+def test_small_weights_are_gathered_at_once_after_each_update(outcomes: list[Outcome]):
+    for outcome in outcomes:
+        assert outcome.small == {"gathers": 1, "new": True}
 
 
 def test_the_loss_is_the_mean_over_pairs_whatever_the_layout(
