@@ -24,8 +24,23 @@ _YAML_FAULTS = (
 )
 
 
+# A run file needs five. Python's own limit is one that libraries move.
+_DEEPEST = 100
+
+
 class _StrictLoader(yaml.SafeLoader):
-    """YAML that refuses a key given twice instead of keeping the last one in silence."""
+    """YAML that refuses a key given twice instead of keeping the last one in silence, and what
+    lies too deep."""
+
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.depth == _DEEPEST:
+            raise RecursionError
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Hashable] = set()
