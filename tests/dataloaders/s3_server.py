@@ -92,7 +92,9 @@ class FaultProxy:
                     return fault
         return None
 
-    def _handler(proxy) -> type[BaseHTTPRequestHandler]:
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        proxy = self
+
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 

@@ -20,7 +20,7 @@ from tests.spawn import run_ranks
 
 
 def step() -> None:
-    torch.ones(8, 8) @ torch.ones(8, 8)
+    torch.matmul(torch.ones(8, 8), torch.ones(8, 8))
 
 
 def watch(folder: Path, made: int, steps: int = 2) -> None:
