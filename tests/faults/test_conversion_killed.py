@@ -69,23 +69,30 @@ def scratch() -> list[str]:
     return [path.name for path in place.iterdir()] if place.is_dir() else []
 
 
+# What stands in sitecustomize.py of a process: it goes no further than the first weight's folder.
+HOLD = """
+import sys, threading
+
+def hold(event, arguments):
+    if event == "os.mkdir" and "/out/zero/" in str(arguments[0]):
+        threading.Event().wait()
+
+sys.addaudithook(hold)
+"""
+
+
 def interrupted(root: str, local: Path, name: str) -> None:
-    """An attempt whose conversion is killed when it has begun to write."""
+    """An attempt whose conversion is killed when it has begun to write; until then it waits."""
     kill, error, text = KILLS[name]
     killed, ended = threading.Event(), threading.Event()
 
     def watch() -> None:
-        process = None
         while not ended.wait(0.01):
-            process = process or the_converter()
-            if process is None:
-                continue
-            process.suspend()  # while one looks, it does not get done
-            if any(local.glob("gcg-universal-*/*/out/*")):
+            process = the_converter()
+            if process is not None and any(local.glob("gcg-universal-*/*/out/zero")):
                 kill(process)
                 killed.set()
                 return
-            process.resume()
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -108,8 +115,13 @@ def test_a_killed_conversion_is_begun_afresh(tmp_path: Path, monkeypatch: pytest
     saved = run_ranks(save_at_2, 2, root, preloaded=True)[0]
     source = newest(folder)
     assert source is not None
+    held = tmp_path / "held"
+    held.mkdir()
+    (held / "sitecustomize.py").write_text(HOLD)
     for name in KILLS:
-        interrupted(root, local, name)
+        with monkeypatch.context() as environment:
+            environment.setenv("PYTHONPATH", str(held), prepend=os.pathsep)
+            interrupted(root, local, name)
         assert find_universal(source) is None, name
     (restored,) = run_ranks(resume_at_1, 1, root, preloaded=True)
     assert restored.different(saved) == []
